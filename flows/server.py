@@ -1,0 +1,110 @@
+"""The Prefect API a run reports to: the one the user names, the one `make ui` keeps, or one for this run alone."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows import environment
+from tasks.process import let_go, start
+
+START_SECONDS = 90.0
+"""Longest wait for a server; 7 s is usual, the first start makes the database as well."""
+
+
+def answers(url: str, seconds: float = 2.0) -> bool:
+    """Tell whether an HTTP GET of `url` succeeds."""
+    try:
+        with urllib.request.urlopen(url, timeout=seconds) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def wait_for(url: str, process: "subprocess.Popen[str]", log: Path) -> None:
+    """Return once `url` answers; raises `RuntimeError` when the server ends or takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(url):
+        if process.poll() is not None:
+            raise RuntimeError(
+                f"The server for {url} ended with exit code {process.returncode}; {log} says why."
+            )
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"No answer from {url} in {START_SECONDS:.0f} s; {log} says why.")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    """Return a port of localhost that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((environment.HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def start_prefect(root: Path, port: int, log: Path, *, ui: bool) -> "subprocess.Popen[str]":
+    """Start a Prefect server whose database lies below `root`; ends with `tasks.process.let_go`."""
+    env = {
+        **os.environ,
+        **environment.places(root),
+        "PREFECT_API_URL": f"http://{environment.HOST}:{port}/api",
+    }
+    env["PREFECT_LOGGING_SERVER_LEVEL"] = "WARNING"
+    Path(env["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        environment.HOST,
+        "--port",
+        str(port),
+    ]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        return start([*command, "--ui" if ui else "--no-ui"], root, 5.0, env, stream.fileno())
+
+
+@contextmanager
+def prefect_api(root: Path) -> Iterator[str]:
+    """Yield the address of a Prefect API, starting a server for the length of the block if none is up.
+
+    Raises `RuntimeError` when that server does not come up.
+    """
+    named = os.environ.get("PREFECT_API_URL")
+    if named or (running_ui(root) and answers(f"{environment.PREFECT_API}/health")):
+        yield named or environment.PREFECT_API
+        return
+    port = free_port()
+    api = f"http://{environment.HOST}:{port}/api"
+    log = root / environment.STATE / "prefect" / "server.log"
+    process = start_prefect(root, port, log, ui=False)
+    try:
+        wait_for(f"{api}/health", process, log)
+        yield api
+    finally:
+        let_go(process)
+        process.wait()
+
+
+def ui_file(root: Path) -> Path:
+    """Return the file that stands while `make ui` runs and holds its process id."""
+    return root / environment.STATE / "ui.pid"
+
+
+def running_ui(root: Path) -> bool:
+    """Tell whether `make ui` is up for this project; another project's server must not get our runs."""
+    try:
+        os.kill(int(ui_file(root).read_text("utf-8")), 0)
+    except (FileNotFoundError, ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # it runs, as another user
+    return True

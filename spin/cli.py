@@ -1,0 +1,97 @@
+"""`spin STAGE`: one subcommand per stage of the pipeline, and `spin toy build` for the embedded world.
+
+Bad input ends with one sentence and exit code 2. What a stage makes is on disk before MLflow hears of it.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from spin import stages
+from spin.errors import SpinError
+from spin.params import Params, load_params
+
+BAD_INPUT = 2
+
+_PLAIN: dict[str, Callable[[Params], object]] = {
+    "data": stages.run_data,
+    "base": stages.run_base,
+    "cache": stages.run_cache,
+    "tables": stages.run_tables,
+    "report": stages.run_report,
+    "register": stages.run_register,
+}
+_NAMED: dict[str, Callable[[Params, str], object]] = {
+    "opponents": stages.run_opponents,
+    "train": stages.run_train,
+    "generate": stages.run_generate,
+    "reference": stages.run_reference,
+    "score": stages.run_score,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "accelerate", "diffusers", "transformers", "mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        options.run(options)
+    except SpinError as error:
+        print(f"spin: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="spin", description="SPIN-Diffusion, stage by stage; see dvc.yaml.")
+    commands = parser.add_subparsers(required=True, metavar="STAGE")
+    for name, function in {**_PLAIN, **_NAMED}.items():
+        command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0])
+        command.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+        if name in _NAMED:
+            command.add_argument("--name", required=True, help="which iteration, baseline or model")
+        command.set_defaults(run=_run_stage, stage=name, name=None)
+    _add_toy(commands)
+    return parser
+
+
+def _add_toy(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    toy = commands.add_parser("toy", help="The embedded world.").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    build = toy.add_parser("build", help="Train the embedded base and scorers again, from nothing.")
+    build.add_argument(
+        "--out", type=Path, required=True, help="folder to write base/, scorers/ and CARD.md to"
+    )
+    build.add_argument("--seed", type=int, default=0)
+    build.add_argument(
+        "--scale", type=float, default=1.0, help="share of the training steps; 0.002 only tries it out"
+    )
+    build.set_defaults(run=_build_toy)
+
+
+def _run_stage(options: argparse.Namespace) -> None:
+    params = load_params(options.params)
+    from spin.stage_log import log_stage
+    from spin.tracking import stage_run
+
+    stage = options.stage if options.name is None else f"{options.stage}@{options.name}"
+    with stage_run(params, stage, Path.cwd()) as run:
+        if options.name is None:
+            _PLAIN[options.stage](params)
+        else:
+            _NAMED[options.stage](params, options.name)
+        log_stage(run, params, options.stage, options.name)
+
+
+def _build_toy(options: argparse.Namespace) -> None:
+    from spin.toy.build import build_toy
+
+    build_toy(options.out, options.seed, options.scale)

@@ -1,0 +1,40 @@
+"""What a user can cause, as one exception tree.
+
+SpinError                the base: its message is one sentence with the expected, the received and the remedy
+├── ParamsError          params.yaml: an unknown key, a wrong type, a value out of range
+├── DataError            the training set or a prompt set: missing, empty, unreadable
+├── ModelError           a base model or checkpoint: missing, of another family, torn
+├── ScoreError           a reward model or its scores: missing weights, NaN, images that cannot be judged
+├── EvaluationError      tables: models that were not measured alike, missing scores
+└── NonFiniteError       training: a loss or gradient that is not finite, refused before the optimizer moves
+
+The command line prints the message and exits with code 2; anything else that escapes is a bug of ours.
+"""
+
+
+class SpinError(Exception):
+    """Something the user can mend; the message says what was expected, what came and what to do."""
+
+
+class ParamsError(SpinError):
+    """A value of params.yaml breaks its rule."""
+
+
+class DataError(SpinError):
+    """A data set or prompt set is missing, empty or unreadable."""
+
+
+class ModelError(SpinError):
+    """A base model or checkpoint is missing, torn or of another family."""
+
+
+class ScoreError(SpinError):
+    """A reward model cannot be loaded, or its scores cannot be used."""
+
+
+class EvaluationError(SpinError):
+    """Scores that cannot be compared or tabulated."""
+
+
+class NonFiniteError(SpinError):
+    """A loss or gradient norm is NaN or infinite; the step was not applied."""

@@ -1,0 +1,50 @@
+"""What a terminal shows at the end of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spin.evaluation.findings import champion_line
+from spin.evaluation.labels import AVERAGE, scorer_label
+from spin.evaluation.notes import protocol_line
+from spin.evaluation.table import Table
+from spin.evaluation.tables import build_tables, read_tables
+
+
+def console_table(tables: Path) -> str:
+    """Lay out the folder written by `write_tables` as plain text: winning rates, means, and the champion.
+
+    A star marks the best of a column. The interval is shown for the average only, to keep lines short.
+    """
+    measures, summary = read_tables(tables)
+    shown = [table for table in build_tables(measures, summary) if table.name != "median"]
+    blocks = [_block(table, summary) for table in (*shown[1:], shown[0])]
+    return "\n\n".join([*blocks, protocol_line(summary), champion_line(summary)])
+
+
+def _block(table: Table, summary: dict[str, Any]) -> str:
+    cells, average_of = table.cells, summary["statistics"]["average_of"]
+    others = [scorer for scorer in table.scorers if scorer not in (*average_of, AVERAGE)]
+    columns = [*average_of, AVERAGE, *others]  # the average beside what it averages
+    lines = [["", *(_short(scorer) for scorer in columns)]]
+    for model in table.models:
+        shown = [table.row_label(model)]
+        for scorer in columns:
+            number, interval = cells[model, scorer].text(min(3, table.decimals[scorer]))
+            star = "*" if cells[model, scorer].rank == "best" else " "
+            shown.append(f"{number}{star}" + (f" {interval}" if scorer == AVERAGE else ""))
+        lines.append(shown)
+    return "\n".join([table.title, *_aligned(lines)])
+
+
+def _short(scorer: str) -> str:
+    return scorer_label(scorer).replace("Oracle attributes", "Attributes").replace("Oracle ", "") + " "
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Pad the columns: the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  " + " ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+        for line in lines
+    ]

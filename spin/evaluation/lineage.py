@@ -1,0 +1,84 @@
+"""Where a result comes from: code revision, weights, and what training cost."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from spin.errors import EvaluationError
+from spin.models.checkpoint import weights_digest
+from spin.params import Params
+
+
+class ModelLineage(NamedTuple):
+    """One model of the report."""
+
+    model: str
+    prev: str
+    """What it started from; empty for the base."""
+    weights: str
+    """SHA-256 of its UNet."""
+
+
+class StageCost(NamedTuple):
+    """What one training stage took."""
+
+    stage: str
+    steps: int
+    images: int
+    """Training pairs seen; for SFT, images."""
+    seconds: float
+    """Of the optimizer steps alone."""
+
+
+def git_revision(folder: Path) -> str:
+    """Name the commit checked out in `folder`, and whether files differ from it."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return "no git commit"
+    return f"{commit} with uncommitted changes" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.strip()
+
+
+def read_lineage(params: Params, checkpoints: Path) -> list[ModelLineage]:
+    """Return every model of params.yaml with the digest of its weights."""
+    return [
+        ModelLineage(
+            model, "" if model == "base" else params.stage(model).prev, weights_digest(checkpoints / model)
+        )
+        for model in params.evaluate.models
+    ]
+
+
+def read_curves(curves: Path, stages: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Read the training curves of all stages; raises `EvaluationError` if one is missing or torn."""
+    frames = {}
+    for stage in stages:
+        path = curves / f"{stage}.csv"
+        try:
+            frames[stage] = pd.read_csv(path)
+        except (OSError, ValueError):
+            raise EvaluationError(
+                f"the report needs the training curves of {stage}, but {path} is missing or torn; train it."
+            ) from None
+    return frames
+
+
+def costs(curves: dict[str, pd.DataFrame], batch_size: int) -> list[StageCost]:
+    """Add up what the training stages took, from their rate at every step."""
+    return [
+        StageCost(
+            stage, len(frame), len(frame) * batch_size, float((batch_size / frame["pairs_per_second"]).sum())
+        )
+        for stage, frame in curves.items()
+    ]

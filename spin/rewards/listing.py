@@ -1,0 +1,116 @@
+"""Which images are to be scored against which prompts: a model's samples, or any folder of captioned images."""
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from spin.errors import ScoreError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+METADATA = ("manifest.parquet", "metadata.csv", "metadata.jsonl")
+FLAT = 2
+"""Levels of 255 by which a channel of a single-colour image may vary: JPEG's rounding."""
+
+
+def read_listing(images: Path) -> tuple[Path, pd.DataFrame]:
+    """Return (folder, listing) of a folder of images or of a manifest; the listing has columns image, prompt and others.
+
+    A folder states its prompts in manifest.parquet (image, prompt), in metadata.csv or metadata.jsonl (file_name,
+    text), or in a .txt file beside each image. Raises `ScoreError` if there are no images or an empty prompt.
+    """
+    if images.is_dir():
+        stated = next((images / name for name in METADATA if (images / name).is_file()), None)
+        folder, frame = images, _read_table(stated) if stated else _read_sidecars(images)
+    elif images.is_file():
+        folder, frame = images.parent, _read_table(images)
+    else:
+        raise ScoreError(
+            f"the images must be a folder or a manifest, got {images}, which is neither; correct the path."
+        )
+    check_listing(folder, frame)
+    return folder, frame
+
+
+def check_listing(folder: Path, frame: pd.DataFrame) -> None:
+    """Refuse an empty listing, an empty prompt, and images that are listed but not there."""
+    if frame.empty:
+        raise ScoreError(f"{folder} must hold images with prompts, found none; give another folder.")
+    for image, prompt in zip(frame["image"], frame["prompt"], strict=True):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ScoreError(
+                f"{folder / image} must have a prompt, got an empty one; write one or leave the image out."
+            )
+    missing = [image for image in frame["image"] if not (folder / image).is_file()]
+    if missing:
+        raise ScoreError(
+            f"{folder} must hold the {len(frame)} images that it lists, {len(missing)} are missing, first {missing[0]};"
+            " draw them again or correct the list."
+        )
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode an image as it is; raises `ScoreError` if it is torn or of no known format."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ScoreError(
+            f"{path} must be an image, but it does not decode ({error}); draw it again."
+        ) from None
+
+
+def is_single_colour(image: Image.Image) -> bool:
+    """Whether no channel varies: black squares of a safety checker, or a model that has collapsed."""
+    extrema = image.convert("RGB").getextrema()
+    return all(int(high) - int(low) <= FLAT for low, high in extrema)  # type: ignore[misc]
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        elif path.suffix == ".jsonl":
+            lines = path.read_text(encoding="utf-8").splitlines()
+            frame = _frame(json.loads(line) for line in lines if line.strip())
+        elif path.suffix == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                frame = _frame(csv.DictReader(stream))
+        else:
+            raise ScoreError(f"a manifest must be .parquet, .csv or .jsonl, got {path.name}; convert it.")
+    except (ValueError, OSError, csv.Error) as error:
+        raise ScoreError(
+            f"{path} must be a readable {path.suffix[1:]} file, but is not ({error}); write it again."
+        ) from None
+    frame = frame.rename(columns={"file_name": "image", "text": "prompt"})
+    for name in ("image", "prompt"):
+        if name not in frame:
+            raise ScoreError(
+                f"{path} must have the columns image and prompt (or file_name and text), got"
+                f" {', '.join(map(str, frame.columns)) or 'none'}; rename them."
+            )
+    return frame
+
+
+def _frame(rows: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
+    return pd.DataFrame([dict(row) for row in rows])
+
+
+def _read_sidecars(folder: Path) -> pd.DataFrame:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    rows = []
+    for path in paths:
+        caption = path.with_suffix(".txt")
+        if not caption.is_file():
+            raise ScoreError(
+                f"{path} must have a prompt, found no {caption.name} beside it and none of {', '.join(METADATA)} in"
+                f" {folder}; write one of them."
+            )
+        prompt = caption.read_text(encoding="utf-8").strip()
+        rows.append({"image": path.relative_to(folder).as_posix(), "prompt": prompt})
+    return pd.DataFrame(rows, columns=["image", "prompt"])

@@ -1,0 +1,48 @@
+"""The embedded world's oracle in the shape of a reward model: what an image shows, read from its pixels."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spin.errors import DataError, ScoreError
+from spin.files import sha256_file
+from spin.rewards.base import check_batch
+from spin.toy import oracle, world
+
+SCALES = {
+    "oracle_psnr": "dB to the correct rendering",
+    "oracle_attributes": "share of the caption's facts shown",
+}
+
+
+class OracleScorer:
+    """`oracle_psnr` or `oracle_attributes`; has no weights, so its hash is that of the world's source code."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.scale = SCALES[name]
+        digests = [sha256_file(Path(module.__file__)) for module in (oracle, world) if module.__file__]
+        self.sha256 = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        self.version = f"embedded world {self.sha256[:8]}"
+
+    def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
+        """Judge image i for caption i; (B,) float32. Raises `ScoreError` for a caption the world does not know."""
+        check_batch(self.name, images, prompts)
+        try:
+            verdicts = [oracle.judge(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        except DataError as error:
+            raise ScoreError(f"{self.name} judges the embedded world only: {error}") from None
+        field = self.name.removeprefix("oracle_")
+        return torch.tensor([float(getattr(verdict, field)) for verdict in verdicts])
+
+
+def load_oracle(name: str, source: str | None) -> OracleScorer:
+    """Return an oracle; raises `ScoreError` if its source is not `toy`."""
+    if source not in (None, "toy"):
+        raise ScoreError(
+            f"{name} must have the source toy, got {source}; it reads the embedded world's images only."
+        )
+    return OracleScorer(name)

@@ -1,0 +1,81 @@
+"""What a stage has to tell MLflow, collected while it runs: plain data, without MLflow."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Notes:
+    """What is to be written to one MLflow run."""
+
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int]] = field(default_factory=list)
+    """Key, value, step."""
+    artifacts: list[tuple[Path, str | None]] = field(default_factory=list)
+    """File or folder, and the artifact folder it goes to."""
+    datasets: list[tuple[str, Path, dict[str, Any]]] = field(default_factory=list)
+    """Name, manifest, card."""
+
+    def add_metrics(self, values: dict[str, Any], step: int) -> None:
+        """Note every finite number of `values`; texts and NaN are left out (MLflow draws neither)."""
+        for key, value in values.items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                self.metrics.append((key, float(value), step))
+
+
+class StageRun:
+    """Collects what a stage has to tell; every method returns at once and touches neither disk nor network."""
+
+    def __init__(self) -> None:
+        self.child = Notes()
+        self.parent = Notes()
+        self.output_paths: list[Path] = []
+        self.input_paths: list[Path] = []
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Note parameters of the stage; the whole configuration stands on the parent anyway."""
+        self.child.params.update({key: str(value) for key, value in values.items()})
+
+    def metrics(self, rows: list[dict[str, Any]], step_key: str = "step") -> None:
+        """Note one row of numbers per step, as a curves file holds them."""
+        for row in rows:
+            self.child.add_metrics({key: row[key] for key in row if key != step_key}, int(row[step_key]))
+
+    def metric(self, values: dict[str, Any], step: int | None = None) -> None:
+        """Note single numbers."""
+        self.child.add_metrics(values, step or 0)
+
+    def image(self, path: Path) -> None:
+        """Note a picture; it is shown under the run's artifacts."""
+        self.child.artifacts.append((path, "images"))
+
+    def artifact(self, path: Path) -> None:
+        """Note a small file or folder; checkpoints belong to DVC and are only pointed at."""
+        self.child.artifacts.append((path, None))
+
+    def dataset(self, name: str, manifest: Path, card: dict[str, Any]) -> None:
+        """Note a data set that the stage made or read, by its manifest's hash."""
+        self.child.datasets.append((name, manifest, card))
+
+    def tags(self, values: dict[str, Any]) -> None:
+        """Note tags of the stage."""
+        self.child.tags.update({key: str(value) for key, value in values.items()})
+
+    def inputs(self, *paths: Path) -> None:
+        """Note what the stage read, relative to the root: tagged with the md5 that dvc.lock has."""
+        self.input_paths.extend(paths)
+
+    def outputs(self, *paths: Path) -> None:
+        """Note what the stage made, relative to the root: tagged with the md5 that DVC will find."""
+        self.output_paths.extend(paths)
+
+    def parent_metric(self, values: dict[str, Any], step: int) -> None:
+        """Note numbers of the whole run by iteration; the chart of runs shows the parent's."""
+        self.parent.add_metrics(values, step)
+
+    def parent_artifact(self, path: Path) -> None:
+        """Note a file of the whole run, such as the grid of all models."""
+        self.parent.artifacts.append((path, None))

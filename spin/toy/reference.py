@@ -1,0 +1,36 @@
+"""The ceiling of the embedded world: perfect images, as the base's VAE can show them."""
+
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from spin.data.images import to_pixel_values
+from spin.data.manifest import read_prompts
+from spin.files import write_json
+from spin.generate import protocol_of
+from spin.models import StableDiffusion
+from spin.params import Params
+from spin.toy.oracle import clean_image
+from spin.toy.world import parse_caption
+
+
+def write_clean_samples(out: Path, diffusion: StableDiffusion, data: Path, params: Params) -> None:
+    """Render each evaluation prompt cleanly and pass it through the VAE, into the existing empty folder `out`.
+
+    The layout is that of a model's samples; one image stands for each image index, since nothing is random in it.
+    """
+    evaluate = params.evaluate
+    prompts = read_prompts(data, evaluate.prompt_set)
+    (out / "images").mkdir()
+    rows = []
+    for position, prompt in enumerate(prompts.to_dict("records")):
+        clean = clean_image(parse_caption(str(prompt["prompt"])))
+        mean, _ = diffusion.encode_images(to_pixel_values([clean]))
+        image = Image.fromarray(diffusion.decode_latents(diffusion.scale(mean))[0].numpy())
+        for index in range(evaluate.images_per_prompt):
+            name = f"images/{position:05d}-{index}.png"
+            image.save(out / name)
+            rows.append({**prompt, "image_index": index, "seed": evaluate.seed, "image": name})
+    pd.DataFrame(rows).to_parquet(out / "manifest.parquet", index=False)
+    write_json(out / "protocol.json", protocol_of(evaluate, len(prompts), params.resolution))

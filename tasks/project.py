@@ -1,0 +1,99 @@
+"""The DVC project as the tasks see it: its graph, and which stages have nothing to do.
+
+One `Repo` serves a whole flow (opening one takes a second, a question to it 10 ms). It is not thread-safe, so every
+question takes a lock.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import networkx as nx
+
+T = TypeVar("T")
+
+BUSY_PATIENCE = 600.0
+"""Seconds to wait for another DVC process (a `dvc status` in another shell, say) to release its locks."""
+
+
+class Project:
+    """A folder with a dvc.yaml."""
+
+    def __init__(self, root: Path, timeout: float | None = None) -> None:
+        """Name the folder; `timeout` is the most seconds that one stage may run."""
+        self.root = root.resolve()
+        self.timeout = timeout
+        self._lock = threading.Lock()
+        self._known: Any = None
+
+    @cached_property
+    def _repo(self) -> Any:
+        from dvc.repo import Repo  # late: a worker that only lists flows does not need it
+
+        return Repo(str(self.root))
+
+    def _index(self) -> Any:
+        """Return DVC's index, read again if `forget` was called. DVC writes no file of it while its lock is held."""
+        from dvc.repo import lock_repo
+
+        if self._known is None:
+            with lock_repo(self._repo):
+                self._known = self._repo.index
+                _ = self._known.graph  # loads the stages and dvc.lock, here under the lock
+        return self._known
+
+    def forget(self) -> None:
+        """Read dvc.yaml and dvc.lock again before the next question: a stage has been run."""
+        with self._lock:
+            self._known = None
+
+    def graph(self) -> "nx.DiGraph[str]":
+        """Return the stages by name, with an edge from each stage to every stage it waits for."""
+        return self._ask(
+            lambda index: nx.relabel_nodes(index.graph, {stage: stage.name for stage in index.stages})
+        )
+
+    def is_stale(self, stage: str) -> bool:
+        """Tell whether `dvc repro --single-item` would run `stage`; files are looked at anew each time."""
+        return self._ask(lambda index: bool(_named(index, stage).changed()))
+
+    def _ask(self, question: Callable[[Any], T]) -> T:
+        """Put a question to DVC's index, with patience while another process holds DVC's locks."""
+        from dvc.lock import LockError
+
+        deadline = time.monotonic() + BUSY_PATIENCE
+        pause = 0.05
+        while True:
+            try:
+                with self._lock:
+                    index = self._index()
+                    with self._repo.lock:
+                        return question(index)
+            except LockError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+
+def _named(index: Any, stage: str) -> Any:
+    """Return DVC's stage of that name."""
+    return next(known for known in index.stages if known.name == stage)
+
+
+_open: dict[Path, Project] = {}
+
+
+def open_project(root: Path, timeout: float | None = None) -> Project:
+    """Open the project at `root` for a flow: its tasks, given the same folder, then share one `Repo`."""
+    project = Project(root, timeout)
+    _open[project.root] = project
+    return project
+
+
+def project_at(root: Path) -> Project:
+    """Return the project that the flow opened, or open it."""
+    return _open.get(root.resolve()) or open_project(root)

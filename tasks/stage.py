@@ -1,0 +1,122 @@
+"""The DVC stage runner: what every task does, whatever its kind.
+
+DVC alone decides what is stale, so Prefect's caching is off. A stage with nothing to do ends as `Cached`; the others run
+as `dvc repro --single-item STAGE` in a supervised subprocess.
+"""
+
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from tasks.process import Exit, run
+from tasks.project import BUSY_PATIENCE, Project, project_at
+
+BAD_INPUT = 2
+"""Exit code of `python -m spin` when its one sentence says what the user can mend."""
+
+_CHATTER = re.compile(
+    r"^(Running stage '|> |Updating lock file|Generating lock file|To track the changes|\s*git add |To enable auto staging"
+    r"|Use `dvc push`|Stage '.*' is cached|\s*dvc config core\.autostage|\s*$)"
+)
+_STAGE_EXIT = re.compile(r"exited with (-?\d+)")
+_BUSY = re.compile(r"is busy|Unable to acquire lock")
+
+
+class StageError(Exception):
+    """A stage did not end well; the message is one sentence."""
+
+
+class BadInputError(StageError):
+    """The stage says that its input is wrong: running it again cannot help."""
+
+
+def run_stage(stage: str, root: Path) -> State[Any]:
+    """Bring one DVC stage up to date: the body of every task.
+
+    Returns `Cached` when DVC had nothing to do, `Completed` after a run, `Failed` for bad input (a state that is
+    returned is not retried). Raises `StageError` for anything a retry may mend: a crash, a time-out.
+    """
+    project = project_at(root)
+    if not project.is_stale(stage):
+        return Completed(name="Cached", message="DVC has nothing to do.")
+    try:
+        seconds = reproduce(stage, project, get_run_logger().info)
+    except BadInputError as error:
+        return Failed(message=str(error))
+    return Completed(message=f"Ran in {seconds:.0f} s.")
+
+
+def reproduce(stage: str, project: Project, on_line: Callable[[str], None]) -> float:
+    """Run one stage through DVC and return its seconds; waits while other DVC processes hold its locks.
+
+    Raises `BadInputError` when the stage exited with code 2, else `StageError`.
+    """
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+    os.environ["SPIN_PREFECT_RUN_ID"] = (
+        flow_run.id or ""
+    )  # MLflow links back by it; the same for all of a flow
+    started = time.monotonic()
+    pause = 0.5
+    while True:
+        ended = run(command, project.root, partial(_pass_on, on_line), project.timeout)
+        project.forget()
+        if ended.code == 0:
+            return time.monotonic() - started
+        if not _is_busy(ended) or time.monotonic() - started > BUSY_PATIENCE:
+            raise _error(stage, ended, project.timeout)
+        time.sleep(pause * random.uniform(0.5, 1.0))  # two that wait for each other must not meet again
+        pause = min(2 * pause, 15.0)
+
+
+def _pass_on(on_line: Callable[[str], None], line: str) -> None:
+    """Hand on what the stage says; leave out what DVC says around it."""
+    if not _CHATTER.match(line):
+        on_line(line)
+
+
+def _is_busy(ended: Exit) -> bool:
+    """Tell whether DVC refused to start because another process holds its locks."""
+    return (
+        ended.code == 255
+        and any(_BUSY.search(line) for line in ended.lines)
+        and not any(_STAGE_EXIT.search(line) for line in ended.lines)
+    )
+
+
+def _error(stage: str, ended: Exit, timeout: float | None) -> StageError:
+    """Say in one sentence how the stage failed."""
+    if ended.timed_out:
+        return StageError(
+            f"{stage} ran longer than {timeout:g} s and was ended; raise the limit or make it smaller."
+        )
+    said = [line for line in ended.lines if not _CHATTER.match(line)]
+    of_stage = [line for line in said if not line.startswith("ERROR: failed to reproduce")]
+    exits = [match.group(1) for line in ended.lines if (match := _STAGE_EXIT.search(line))]
+    last = (of_stage or said or ["nothing was printed"])[-1].strip()
+    if exits and int(exits[-1]) == BAD_INPUT:
+        return BadInputError(f"{stage}: {last.removeprefix('spin: ')}")
+    code = exits[-1] if exits else ended.code
+    return StageError(f"{stage} ended with exit code {code}; its last line was: {last}")
+
+
+stage_task = partial(
+    task,
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_delay_seconds=5,
+    persist_result=False,
+)
+"""`@task` as every stage has it. What is bad input is not retried: it returns a state instead of raising."""
