@@ -9,6 +9,7 @@ from typing import Any
 
 from flows import environment
 from flows.server import prefect_api, running_ui
+from spin import paths
 
 DRAIN_SECONDS = 10.0
 """Longest wait for Prefect's queues of logs and events."""
@@ -68,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-workers", type=int, default=2, help="stages that may run at once (default: 2)")
     given = parser.parse_args(arguments)
     started = time.monotonic()
+    from tasks.stage import BAD_INPUT, BAD_INPUT_STATE
+
     try:
         with prefect_api(given.root) as api:
             state = run_flow(
@@ -80,8 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("Interrupted; the stages under way were ended. The same command resumes.", file=sys.stderr)
         return 130
     if not state.is_completed():
-        print(state.message, file=sys.stderr)
-        return 1
+        print(f"spin: {state.message}", file=sys.stderr)
+        return BAD_INPUT if state.name == BAD_INPUT_STATE else 1
     print_results(given.root, state.message or "", time.monotonic() - started)
     return 0
 
@@ -105,10 +108,11 @@ def run_flow(api: str, **parameters: Any) -> Any:
 
 def print_results(root: Path, sentence: str, seconds: float) -> None:
     """Print the tables, and where to look further."""
-    tables = root / "outputs" / "tables" / "console.txt"
-    report = root / "outputs" / "report" / "report.html"
-    if tables.is_file():
-        print(f"\n{tables.read_text('utf-8').rstrip()}")
+    from spin.evaluation.console import console_table
+
+    tables, report = root / paths.TABLES, root / paths.REPORT / "report.html"
+    if tables.is_dir():
+        print(f"\n{console_table(tables)}")
     print(f"\n{sentence} It took {seconds:.0f} s.")
     if report.is_file():
         print(f"Report: {report.resolve()}")

@@ -5,6 +5,7 @@ in the environment stands.
 """
 
 import os
+import sys
 from pathlib import Path
 
 SWITCHES = {
@@ -41,5 +42,8 @@ def places(root: Path) -> dict[str, str]:
 
 for _name, _value in SWITCHES.items():
     os.environ.setdefault(_name, _value)
+_own = str(Path(sys.executable).parent)
+if os.environ.get("PATH", "").split(os.pathsep)[0] != _own:  # dvc.yaml says `python`: that is to be this one
+    os.environ["PATH"] = os.pathsep.join(filter(None, [_own, os.environ.get("PATH", "")]))
 os.environ.setdefault("PREFECT_HOME", str(Path.cwd() / STATE / "prefect"))
 Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only

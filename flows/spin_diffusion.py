@@ -17,9 +17,13 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.order import needed_for, submit_in_order
+from spin import preflight
+from spin.errors import SpinError
+from spin.params import load_params
 from tasks import data, registry, report, sample, score, train
 from tasks.process import end_all
 from tasks.project import Project, open_project
+from tasks.stage import BAD_INPUT_STATE
 
 TASKS: dict[str, Task[..., Any]] = {
     "data": data.prepare_data,
@@ -53,12 +57,18 @@ def spin_diffusion(
     stage_timeout: Annotated[float | None, Field(gt=0, description="Most seconds a stage may run.")] = None,
 ) -> State[Any]:
     """Bring the project at `root` up to date, stage by stage, as DVC's graph has them."""
+    try:
+        if (root / "params.yaml").is_file():
+            preflight.check(load_params(root / "params.yaml"), root)
+    except SpinError as error:
+        return Failed(name=BAD_INPUT_STATE, message=str(error))
     project = open_project(root, stage_timeout)
     try:
         graph = needed_for(project.graph(), targets)
     except KeyError as error:
         return Failed(
-            message=f"targets must name stages of dvc.yaml, got {error.args[0]}; `dvc stage list` shows them."
+            name=BAD_INPUT_STATE,
+            message=f"targets must name stages of dvc.yaml, got {error.args[0]}; `dvc stage list` shows them.",
         )
     without_task = sorted({kind(stage) for stage in graph} - TASKS.keys())
     if without_task:
@@ -93,7 +103,8 @@ def summary(graph: "nx.DiGraph[str]", states: dict[str, State[Any]]) -> State[An
     waiting = {user for stage in failed for user in nx.ancestors(graph, stage)} - failed.keys()
     reasons = "; ".join(reason(state) for state in failed.values())
     held_up = f" {len(waiting)} stages that wait for it were not run." if waiting else ""
-    return Failed(message=f"{reasons}{'' if reasons.endswith('.') else '.'}{held_up}")
+    name = BAD_INPUT_STATE if any(state.name == BAD_INPUT_STATE for state in failed.values()) else "Failed"
+    return Failed(name=name, message=f"{reasons}{'' if reasons.endswith('.') else '.'}{held_up}")
 
 
 def reason(state: State[Any]) -> str:

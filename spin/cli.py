@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from spin import stages
+from spin import preflight, stages
 from spin.errors import SpinError
 from spin.params import Params, load_params
 
@@ -79,6 +79,7 @@ def _add_toy(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _run_stage(options: argparse.Namespace) -> None:
     params = load_params(options.params)
+    preflight.check(params)
     from spin.stage_log import log_stage
     from spin.tracking import stage_run
 

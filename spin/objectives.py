@@ -16,7 +16,7 @@ gen, .09 and .13 of the player: margin = .01 - (-.01) = .02, and at beta 100 the
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 

@@ -25,6 +25,8 @@ from tasks.project import BUSY_PATIENCE, Project, project_at
 
 BAD_INPUT = 2
 """Exit code of `python -m spin` when its one sentence says what the user can mend."""
+BAD_INPUT_STATE = "BadInput"
+"""Name of the failed state of such a stage, and of a flow that met one."""
 
 _CHATTER = re.compile(
     r"^(Running stage '|> |Updating lock file|Generating lock file|To track the changes|\s*git add |To enable auto staging"
@@ -54,7 +56,7 @@ def run_stage(stage: str, root: Path) -> State[Any]:
     try:
         seconds = reproduce(stage, project, get_run_logger().info)
     except BadInputError as error:
-        return Failed(message=str(error))
+        return Failed(name=BAD_INPUT_STATE, message=str(error))
     return Completed(message=f"Ran in {seconds:.0f} s.")
 
 

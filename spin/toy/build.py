@@ -43,8 +43,12 @@ def build_toy(out: Path, seed: int, scale: float) -> None:
         scorer_quality = build_scorers(folder / "scorers", seed, scale)
         quality = {"base": base_quality, "scorers": scorer_quality}
         write_json(folder / "quality.json", quality)
-        (folder / "CARD.md").write_text(card(quality, seed, scale, time.monotonic() - started), encoding="utf-8")
-    logger.info("Wrote %s; copy base/, scorers/, quality.json and CARD.md to spin/toy/assets to embed them.", out)
+        (folder / "CARD.md").write_text(
+            card(quality, seed, scale, time.monotonic() - started), encoding="utf-8"
+        )
+    logger.info(
+        "Wrote %s; copy base/, scorers/, quality.json and CARD.md to spin/toy/assets to embed them.", out
+    )
 
 
 def build_base(folder: Path, seed: int, scale: float) -> None:
@@ -97,7 +101,11 @@ def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
     states, empty = diffusion.encode_prompts(captions), diffusion.encode_prompts([""])
     for guidance_scale in (1.0, 3.0):
         sampler = SamplerParams(
-            scheduler="ddim", num_inference_steps=15, guidance_scale=guidance_scale, eta=0.0, batch_size=num_prompts
+            scheduler="ddim",
+            num_inference_steps=15,
+            guidance_scale=guidance_scale,
+            eta=0.0,
+            batch_size=num_prompts,
         )
         generators = [generator_for("card", caption) for caption in captions]
         images, _ = sample_images(diffusion, states, empty, generators, sampler, 32)
@@ -108,7 +116,9 @@ def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
 def _judged(images: torch.Tensor, captions: list[str]) -> dict[str, float]:
     from spin.toy.oracle import judge
 
-    verdicts = [judge(Image.fromarray(image.numpy()), text) for image, text in zip(images, captions, strict=True)]
+    verdicts = [
+        judge(Image.fromarray(image.numpy()), text) for image, text in zip(images, captions, strict=True)
+    ]
     return {
         "psnr": round(float(np.mean([verdict.psnr for verdict in verdicts])), 3),
         "attributes": round(float(np.mean([verdict.attributes for verdict in verdicts])), 4),
@@ -118,7 +128,9 @@ def _judged(images: torch.Tensor, captions: list[str]) -> dict[str, float]:
 def card(quality: dict[str, Any], seed: int, scale: float, seconds: float) -> str:
     """The model card: what it is, how it was made, how good it is."""
     revision, dirty = git_revision(Path.cwd())
-    base = [f"| {name} | {row['psnr']:.2f} | {row['attributes']:.3f} |" for name, row in quality["base"].items()]
+    base = [
+        f"| {name} | {row['psnr']:.2f} | {row['attributes']:.3f} |" for name, row in quality["base"].items()
+    ]
     scorers = [
         f"| {name} | {row['quality_pair_accuracy']} | {row['fine_pair_accuracy']} | {row['content_pair_accuracy']} |"
         for name, row in quality["scorers"].items()
