@@ -37,7 +37,10 @@ def steps(params: Params) -> list[tuple[Path, Callable[[], object]]]:
             (paths.OPPONENTS / name, lambda name=name: stages.run_opponents(params, name)),
             (paths.CHECKPOINTS / name, lambda name=name: stages.run_train(params, name)),
         ]
-    plan += [(paths.CHECKPOINTS / name, lambda name=name: stages.run_train(params, name)) for name in params.baselines]
+    plan += [
+        (paths.CHECKPOINTS / name, lambda name=name: stages.run_train(params, name))
+        for name in params.baselines
+    ]
     for name in params.evaluate.models:
         plan += [
             (paths.SAMPLES / name, lambda name=name: stages.run_generate(params, name)),
@@ -87,7 +90,9 @@ def summarise(frame: pd.DataFrame, order: list[str]) -> str:
 
 def main() -> None:
     """Run the study and write its results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--work", type=Path, required=True, help="scratch folder, one sub-folder per seed")
@@ -97,7 +102,9 @@ def main() -> None:
     started = time.monotonic()
     frame = pd.concat([run_seed(raw, seed, given.work.resolve() / f"seed-{seed}") for seed in given.seeds])
     order = [*raw["evaluate"]["models"], *raw["evaluate"]["references"]]
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     about = {
         "commit": revision,
         "params": str(given.params),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from spin.errors import ParamsError
-from spin.files import replacing_dir, replacing_file, write_json
+from spin.files import replacing_dir, write_json
 from spin.lineage import git_revision
 from spin.progress import Progress
 from spin.toy.world import split_scenes
@@ -44,7 +44,7 @@ def build_toy(out: Path, seed: int, scale: float) -> None:
         quality = {"base": base_quality, "scorers": scorer_quality}
         write_json(folder / "quality.json", quality)
         (folder / "CARD.md").write_text(
-            card(quality, seed, scale, time.monotonic() - started), encoding="utf-8"
+            card(quality, seed, scale, f"{(time.monotonic() - started) / 60:.0f} minutes"), encoding="utf-8"
         )
     logger.info(
         "Wrote %s; copy base/, scorers/, quality.json and CARD.md to spin/toy/assets to embed them.", out
@@ -125,7 +125,7 @@ def _judged(images: torch.Tensor, captions: list[str]) -> dict[str, float]:
     }
 
 
-def card(quality: dict[str, Any], seed: int, scale: float, seconds: float) -> str:
+def card(quality: dict[str, Any], seed: int, scale: float, took: str) -> str:
     """The model card: what it is, how it was made, how good it is."""
     revision, dirty = git_revision(Path.cwd())
     base = [
@@ -145,7 +145,7 @@ def card(quality: dict[str, Any], seed: int, scale: float, seconds: float) -> st
             "",
             f"- command: `spin toy build --out DIR --seed {seed} --scale {scale:g}`",
             f"- code: {revision or 'unknown'}{' with uncommitted changes' if dirty else ''}",
-            f"- time: {seconds / 60:.0f} minutes, {torch.get_num_threads()} thread(s), {platform.machine()}",
+            f"- time: {took}, {torch.get_num_threads()} thread(s), {platform.machine()}",
             f"- torch {torch.__version__}, Python {platform.python_version()}",
             "",
             "The base on captions of object pairs it never saw together (oracle; 15 DDIM steps):",
@@ -163,14 +163,3 @@ def card(quality: dict[str, Any], seed: int, scale: float, seconds: float) -> st
             "",
         ]
     )
-
-
-def write_card(assets: Path, seed: int, seconds: float) -> None:
-    """Measure the embedded base again and write the card anew, for assets whose training is already done."""
-    from spin.toy.scorer_checks import measure
-
-    scorers = {path.name: measure(path.name, path) for path in sorted((assets / "scorers").iterdir())}
-    quality = {"base": measure_base(assets / "base", QUALITY_PROMPTS), "scorers": scorers}
-    write_json(assets / "quality.json", quality)
-    with replacing_file(assets / "CARD.md") as temporary:
-        temporary.write_text(card(quality, seed, 1.0, seconds), encoding="utf-8")
