@@ -44,7 +44,6 @@ def curve_frame(stage: str, num_steps: int = 64) -> pd.DataFrame:
     frame["error_real_change"] = -0.002 * share + 3e-4 * noise[3]
     frame["grad_norm"] = np.exp(0.3 * noise[5]) * (1.2 - 0.5 * share)
     frame["learning_rate"] = 1e-4 * 0.5 * (1 + np.cos(np.pi * share))
-    frame["pairs_per_second"] = 50 + generator.normal(size=num_steps)
     return frame
 
 

@@ -134,9 +134,8 @@ def test_small_pictures_stay_sharp_and_large_ones_shrink(tmp_path: Path) -> None
 
 
 def test_costs_add_up_the_steps() -> None:
-    frame = curve_frame("sft", 10).assign(pairs_per_second=16.0)
-    (cost,) = costs({"sft": frame}, batch_size=32)
-    assert cost == ("sft", 10, 320, pytest.approx(20.0))
+    curves = {"sft": curve_frame("sft", 10), "iter1": curve_frame("iter1", 10)}
+    assert costs(curves, batch_size=32) == [("sft", 10, 320, 1280), ("iter1", 10, 320, 2560)]
 
 
 def test_the_revision_is_the_commit_or_says_that_there_is_none(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ class StageCost(NamedTuple):
     steps: int
     images: int
     """Training pairs seen; for SFT, images."""
-    seconds: float
-    """Of the optimizer steps alone."""
+    forwards: int
+    """In forward passes of one image through the network, a backward pass counted as two."""
 
 
 def git_revision(folder: Path) -> str:
@@ -75,10 +75,16 @@ def read_curves(curves: Path, stages: Sequence[str]) -> dict[str, pd.DataFrame]:
 
 
 def costs(curves: dict[str, pd.DataFrame], batch_size: int) -> list[StageCost]:
-    """Add up what the training stages took, from their rate at every step."""
+    """Count what the training stages took: the player forward and backward and the reference forward, on every image.
+
+    A pair is two images, so 8 forwards; an image of supervised fine-tuning is 4.
+    """
     return [
         StageCost(
-            stage, len(frame), len(frame) * batch_size, float((batch_size / frame["pairs_per_second"]).sum())
+            stage,
+            len(frame),
+            len(frame) * batch_size,
+            len(frame) * batch_size * (8 if "error_gen" in frame else 4),
         )
         for stage, frame in curves.items()
     ]
