@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 from flows import environment
@@ -63,7 +63,7 @@ def register(root: Path, env: dict[str, str], log: Path) -> None:
             )
 
 
-def serve(root: Path, stop: threading.Event) -> int:
+def serve(root: Path, signals: list[int]) -> int:
     """Start everything, print the addresses and wait; returns the exit code."""
     logs = root / environment.STATE / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def serve(root: Path, stop: threading.Event) -> int:
         wait_for(f"{environment.MLFLOW_URL}/health", servers[1], logs / "mlflow.log")
         ui_file(root).write_text(str(os.getpid()), encoding="utf-8")
         print_addresses(logs)
-        return wait_until_stopped(servers, stop, logs)
+        return wait_until_stopped(servers, signals, logs)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
@@ -101,9 +101,10 @@ def print_addresses(logs: Path) -> None:
     print("Ctrl-C ends them all.", flush=True)
 
 
-def wait_until_stopped(servers: "list[subprocess.Popen[str]]", stop: threading.Event, logs: Path) -> int:
+def wait_until_stopped(servers: "list[subprocess.Popen[str]]", signals: list[int], logs: Path) -> int:
     """Return 0 when asked to stop, 1 when one of the servers ended by itself."""
-    while not stop.wait(0.5):
+    while not signals:
+        time.sleep(0.2)
         for server in servers:
             if server.poll() is not None:
                 print(
@@ -120,10 +121,12 @@ def main() -> int:
     if sentence:
         print(sentence, file=sys.stderr)
         return BUSY_PORT
-    stop = threading.Event()
+    signals: list[
+        int
+    ] = []  # no event: a handler that sets what the main thread waits for can lock itself out
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
-    return serve(Path.cwd(), stop)
+        signal.signal(number, lambda got, _: signals.append(got))
+    return serve(Path.cwd(), signals)
 
 
 if __name__ == "__main__":

@@ -145,7 +145,10 @@ def _experiment(client: Any, name: str, root: Path) -> str:
         return str(found.experiment_id)
     local = tracking_uri(root).startswith("sqlite:")
     location = (root / WORK / "mlflow" / "artifacts").resolve().as_uri() if local else None
-    return str(client.create_experiment(name, artifact_location=location))
+    kind = {
+        "mlflow.experimentKind": "custom_model_development"
+    }  # opens on training runs, not on the GenAI pages
+    return str(client.create_experiment(name, artifact_location=location, tags=kind))
 
 
 def parent_run(client: Any, experiment: str, params: Params) -> str:

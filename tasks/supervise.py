@@ -51,12 +51,15 @@ def main() -> int:
     """Return the command's exit code; 128 + n when signal n ended it, as shells do."""
     grace_seconds, command = float(sys.argv[1]), sys.argv[2:]
     let_go = threading.Event()
+    signals: list[
+        int
+    ] = []  # not the event: a handler that sets what this thread waits for can lock itself out
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: let_go.set())
+        signal.signal(number, lambda got, _: signals.append(got))
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     threading.Thread(target=hold_lifeline, args=(let_go,), daemon=True).start()
     while child.poll() is None:
-        if let_go.wait(0.05):
+        if let_go.wait(0.05) or signals:
             end_group(child, grace_seconds)
     end_group(child, grace_seconds)  # what the command left behind
     return child.returncode if child.returncode >= 0 else 128 - child.returncode

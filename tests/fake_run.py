@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fake_scores import LEVEL, protocol, score_frame, write_scores
 from PIL import Image
 
 from spin.files import write_json
 from spin.toy.world import degrade, render, split_scenes, to_uint8
+from tests.fake_scores import LEVEL, protocol, score_frame, write_scores
 
 CURVE_SEEDS = {"sft": 1, "dpo": 2, "iter1": 3, "iter2": 4, "iter3": 5}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_run import curve_frame, write_outputs
 from PIL import Image
 
 from spin.errors import EvaluationError
@@ -15,6 +14,7 @@ from spin.evaluation.lineage import costs, git_revision
 from spin.evaluation.report import picture_uri, write_report
 from spin.evaluation.tables import write_tables
 from spin.params import Params, load_params
+from tests.fake_run import curve_frame, write_outputs
 
 PROFILE = Path(__file__).parent.parent / "profiles" / "toy.yaml"
 

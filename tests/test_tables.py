@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_scores import LEVEL, score_frame, write_run, write_scores
 
 from spin.errors import EvaluationError
 from spin.evaluation.console import console_table
@@ -20,6 +19,7 @@ from spin.evaluation.table import Table, escape
 from spin.evaluation.tables import read_tables, write_tables
 from spin.files import read_json, write_json
 from spin.params import Params, load_params
+from tests.fake_scores import LEVEL, score_frame, write_run, write_scores
 
 PROFILE = Path(__file__).parent.parent / "profiles" / "toy.yaml"
 

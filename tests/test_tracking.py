@@ -55,7 +55,7 @@ def test_a_rerun_is_a_new_child_of_the_same_parent_and_the_newest_is_tagged(
     (parent,) = runs(store, experiment, "tags.`spin.kind` = 'self-play'")
     children = runs(store, experiment, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert sorted(child.data.tags["spin.newest"] for child in children) == ["false", "true"]
-    assert parent.data.params["iterations.iter1.beta"] == "10000.0"
+    assert parent.data.params["iterations.iter1.beta"] == str(params.iterations["iter1"].beta)
     assert parent.data.metrics == {"win_rate": 0.6}
     child = children[0]
     assert child.info.run_name == "train@iter1"
