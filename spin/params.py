@@ -247,8 +247,10 @@ class Params(Section):
 
 def _check_chain(params: Params) -> None:
     """Every `prev` exists and following it ends at the base."""
-    stages = {**{f"iterations.{k}": v for k, v in params.iterations.items()}}
-    stages |= {f"baselines.{k}": v for k, v in params.baselines.items()}
+    stages: dict[str, StageParams] = {
+        f"iterations.{name}": stage for name, stage in params.iterations.items()
+    }
+    stages |= {f"baselines.{name}": stage for name, stage in params.baselines.items()}
     for where, stage in stages.items():
         seen = [where.split(".")[1]]
         prev = stage.prev

@@ -25,7 +25,8 @@ class StableDiffusion:
     @property
     def device(self) -> torch.device:
         """Where the UNet is."""
-        return next(self.unet.parameters()).device
+        device: torch.device = next(self.unet.parameters()).device
+        return device
 
     @property
     def prediction_type(self) -> str:
@@ -82,7 +83,8 @@ class StableDiffusion:
         """latents (B, C, h, w) -> images uint8 (B, H, W, 3) on the CPU."""
         raw = self.unscale(latents)
         pixels = self.vae.decode(raw.to(self.vae.device, self.vae.dtype)).sample.float()  # (B, 3, H, W)
-        return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+        images: Tensor = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return images.cpu()
 
 
 def predict(unet: torch.nn.Module, x_t: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:

@@ -26,7 +26,11 @@ VISION_LAYERS, TEXT_LAYERS, PATCH = 3, 2, 8
 def new_clip(hidden_act: str) -> CLIPModel:
     """An untrained Hugging Face CLIP; `gelu` as PickScore's, `quick_gelu` as OpenAI's."""
     size = len(vocabulary()[0])
-    shared = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": HEADS}
+    shared: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": HEADS,
+    }
     shared |= {"hidden_act": hidden_act, "projection_dim": PROJECTION}
     ids = {"bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
     text = {**shared, **ids, "num_hidden_layers": TEXT_LAYERS, "vocab_size": size}

@@ -185,15 +185,18 @@ def train_blip(
     logit_scale = nn.Parameter(torch.tensor(2.66))
 
     def encode_image(pixels: Tensor) -> Tensor:
-        return projections[0](blip.visual_encoder(pixel_values=pixels).last_hidden_state[:, 0])
+        embedded: Tensor = projections[0](blip.visual_encoder(pixel_values=pixels).last_hidden_state[:, 0])
+        return embedded
 
     def encode_text(pairs: Tensor) -> Tensor:
         hidden = blip.text_encoder(input_ids=pairs[:, 0], attention_mask=pairs[:, 1], is_decoder=False)
-        return projections[1](hidden.last_hidden_state[:, 0])
+        embedded: Tensor = projections[1](hidden.last_hidden_state[:, 0])
+        return embedded
 
     def score(pixels: Tensor, asked: Tensor) -> Tensor:
         both = asked.repeat(2, 1, 1)
-        return blip(pixels, both[:, 0], both[:, 1])
+        rewards: Tensor = blip(pixels, both[:, 0], both[:, 1])
+        return rewards
 
     batches = ContrastiveBatches(pool, tokens, generator)
     trained = [*blip.parameters(), *projections.parameters(), logit_scale]
