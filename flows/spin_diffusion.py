@@ -21,7 +21,7 @@ from spin import preflight
 from spin.errors import SpinError
 from spin.params import load_params
 from tasks import data, registry, report, sample, score, train
-from tasks.process import end_all
+from tasks.process import end_all, stopping
 from tasks.project import Project, open_project
 from tasks.stage import BAD_INPUT_STATE
 
@@ -79,8 +79,12 @@ def spin_diffusion(
     def submit(stage: str, before: list[PrefectFuture[Any]]) -> PrefectFuture[Any]:
         return task_for(stage, project).submit(stage, project.root, wait_for=before)
 
+    stopping.clear()
     try:
         futures = submit_in_order(graph, submit, max_workers)
+    except BaseException:
+        stopping.set()
+        raise
     finally:
         end_all()  # cancelled or interrupted: nothing goes on writing
     return summary(graph, {stage: future.state for stage, future in futures.items()})

@@ -67,7 +67,7 @@ def serve(root: Path, signals: list[int]) -> int:
     """Start everything, print the addresses and wait; returns the exit code."""
     logs = root / environment.STATE / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, **environment.places(root), "PREFECT_API_URL": environment.PREFECT_API}
+    env = {**environment.places(root), **os.environ, "PREFECT_API_URL": environment.PREFECT_API}
     servers: list[subprocess.Popen[str]] = []
     try:
         servers.append(start_prefect(root, environment.PREFECT_PORT, logs / "prefect.log", ui=True))

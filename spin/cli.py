@@ -15,6 +15,11 @@ from spin.errors import SpinError
 from spin.params import Params, load_params
 
 BAD_INPUT = 2
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "DO_NOT_TRACK": "true",  # nothing phones home
+}
 
 _PLAIN: dict[str, Callable[[Params], object]] = {
     "data": stages.run_data,
@@ -39,8 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "accelerate", "diffusers", "transformers", "mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if os.environ.get("RANK", "0") != "0":
+        os.environ["SPIN_TRACKING"] = "off"
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         options.run(options)
     except SpinError as error:
@@ -89,7 +96,8 @@ def _run_stage(options: argparse.Namespace) -> None:
             _PLAIN[options.stage](params)
         else:
             _NAMED[options.stage](params, options.name)
-        log_stage(run, params, options.stage, options.name)
+        if os.environ.get("RANK", "0") == "0":  # of several training processes, the first one tells
+            log_stage(run, params, options.stage, options.name)
 
 
 def _build_toy(options: argparse.Namespace) -> None:

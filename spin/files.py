@@ -35,12 +35,14 @@ def replacing_dir(path: Path) -> Iterator[Path]:
     An older folder at `path` stays whole until the new one is complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    for left_by_a_killed_run in path.parent.glob(f".{path.name}.tmp.*"):
+        shutil.rmtree(left_by_a_killed_run, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp.", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
-            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp.old.", dir=path.parent))
             path.rename(retired / path.name)
             temporary.rename(path)
             shutil.rmtree(retired)

@@ -1,5 +1,6 @@
 """Images for evaluation: every model draws the same prompts from the same seeds under the same protocol."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,11 @@ def write_samples(
 
 
 def _collect(out: Path, work: Path, rows: list[dict[str, Any]]) -> None:
-    """Move the finished images into place and list them."""
+    """Put the finished images into place and list them."""
     (out / "images").mkdir()
     for path in work.glob("batch-*/*.png"):
-        path.rename(out / "images" / path.name)
+        shutil.copyfile(path, out / "images" / path.name)  # copied: a killed run finds them again
+    missing = [row["image"] for row in rows if not (out / row["image"]).is_file()]
+    assert not missing, f"{len(missing)} images were not drawn, {missing[0]} first"
     frame = pd.DataFrame(rows, columns=["prompt_id", "prompt", "category", "image_index", "seed", "image"])
     frame.to_parquet(out / "manifest.parquet", index=False)

@@ -51,7 +51,7 @@ def preference_loss(
 
 
 def implicit_accuracy(margin: Tensor) -> Tensor:
-    """Share of pairs (B,) that the player tells apart better than the opponent; pairs at exactly 0 do not count."""
+    """Share of pairs (B,) that the player tells apart better than the opponent; a pair at exactly 0 counts as not told apart."""
     return (margin > 0).float().mean()
 
 

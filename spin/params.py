@@ -76,7 +76,7 @@ class SamplerParams(Section):
     """How an image is drawn from a model."""
 
     scheduler: SchedulerName
-    num_inference_steps: PositiveInt
+    num_inference_steps: Annotated[int, Field(gt=0, lt=1000)]
     guidance_scale: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     """Classifier-free guidance; 1.0 means none and costs half as much."""
     eta: Probability
@@ -111,7 +111,7 @@ class TrainingParams(Section):
     """Pairs through the network at a time on one device; changes memory and speed, not the method."""
     precision: Literal["fp32", "bf16"]
     """Of the forward passes. Errors, losses and the optimizer stay in fp32."""
-    adam_betas: Annotated[list[float], Field(min_length=2, max_length=2)]
+    adam_betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
     adam_eps: PositiveFloat
     weight_decay: NonNegativeFloat
     max_grad_norm: PositiveFloat
@@ -174,7 +174,7 @@ class EvaluateParams(SamplerParams):
 
     models: Annotated[list[str], Field(min_length=1)]
     """base, every baseline and every iteration, in the order of the tables."""
-    references: list[Literal["clean"]]
+    references: Annotated[list[Literal["clean"]], Field(max_length=1)]
     """Levels to read the tables against, no models. `clean`: the embedded world's perfect images through the VAE."""
     prompt_set: Literal["val", "test"]
     images_per_prompt: PositiveInt
@@ -278,6 +278,18 @@ def _check_names(params: Params) -> None:
     if sorted(params.evaluate.models) != sorted(models):
         raise ValueError(
             f"evaluate.models must name {', '.join(models)}, got {', '.join(params.evaluate.models)}"
+        )
+    if params.data.kind == "toy" and params.resolution != 32:
+        raise ValueError(
+            f"resolution must be 32 with data.kind toy, got {params.resolution}; that world is 32 pixels wide"
+        )
+    if params.resolution % 8:
+        raise ValueError(
+            f"resolution must be a multiple of 8, got {params.resolution}; the autoencoder halves it thrice"
+        )
+    if "clean" in models:
+        raise ValueError(
+            "the name clean must be left to the reference level; rename the iteration or baseline"
         )
     if params.evaluate.references and params.data.kind != "toy":
         raise ValueError(

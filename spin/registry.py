@@ -8,7 +8,7 @@ from typing import Any
 
 from spin.errors import EvaluationError
 from spin.files import read_json, replacing_dir, write_json
-from spin.lineage import content_md5, git_revision, recorded_md5s
+from spin.lineage import content_md5, git_revision
 from spin.params import Params
 from spin.paths import CHECKPOINTS, REGISTRY, TABLES
 from spin.tracking import forgiving
@@ -46,7 +46,6 @@ def describe_models(params: Params, root: Path) -> list[dict[str, Any]]:
             f"{summary_file} must hold the tables' summary, found none; run the stage tables first."
         )
     summary = read_json(summary_file)
-    recorded = recorded_md5s(root)
     entries = []
     for name in params.iterations:
         checkpoint = CHECKPOINTS / name
@@ -59,7 +58,7 @@ def describe_models(params: Params, root: Path) -> list[dict[str, Any]]:
             {
                 "model": name,
                 "source": f"dvc:///{checkpoint.as_posix()}",
-                "md5": recorded.get(checkpoint.as_posix()) or content_md5(root / checkpoint),
+                "md5": content_md5(root / checkpoint),
                 "win_rate_over_base": {key: win_rate.get(key) for key in ("average", "low", "high")},
                 CHAMPION: name == summary["champion"],
             }

@@ -1,4 +1,4 @@
-"""The noise schedule: alphas_cumprod, adding noise, and the timestep weights of the exact objective. All in fp32 or more."""
+"""The noise schedule: alphas_cumprod, the signal-to-noise ratio, adding noise. All in fp32 or more."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

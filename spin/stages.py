@@ -12,7 +12,7 @@ from typing import Any
 
 from spin import paths
 from spin.errors import ParamsError
-from spin.files import replacing_dir, sha256_file, write_json
+from spin.files import replacing_dir, sha256_file, sha256_tree, write_json
 from spin.params import Params
 from spin.shards import work_key
 
@@ -24,11 +24,17 @@ def stage_output(out: Path, stage: str, *depends_on: Any) -> Iterator[tuple[Path
     The work folder is named by the stage and a digest of what it depends on, so a killed run is continued by the
     same work and by no other. Output that a changed `out` held stays until then.
     """
-    work = paths.WORK / "work" / f"{stage}-{work_key(*depends_on)}"
+    work = work_folder(stage, *depends_on)
     work.mkdir(parents=True, exist_ok=True)
     with replacing_dir(out) as folder:
         yield folder, work
     shutil.rmtree(work, ignore_errors=True)
+
+
+def work_folder(stage: str, *depends_on: Any) -> Path:
+    """Where a stage keeps unfinished work: named by what it depends on, this package's code included."""
+    code = sha256_tree(Path(__file__).parent, "**/*.py")
+    return paths.WORK / "work" / f"{stage}-{work_key(code, *depends_on)}"
 
 
 def _digest(*files: Path) -> list[str]:
@@ -82,7 +88,7 @@ def run_opponents(params: Params, name: str) -> None:
     from spin.opponents import write_opponents
 
     prev = _iteration_prev(params, name)
-    chosen = params.opponents.model_dump()
+    chosen = params.opponents.model_dump(exclude={"batch_size"})
     key = (
         chosen,
         params.seed,
@@ -109,9 +115,9 @@ def run_train(params: Params, name: str) -> list[dict[str, float]]:
     inputs = _digest(paths.DATA / "manifest.parquet", paths.DATA / "pairs.parquet")
     # What an image's pixels were is in the manifest's digests, and what an opponent drew in its shards'.
     inputs += _digest(*sorted(opponents.glob("shard-*/latents.safetensors")))
-    training = params.training.model_dump(exclude={"checkpoint_every"})
+    training = params.training.model_dump(exclude={"checkpoint_every", "gradient_checkpointing"})
     key = plan.model_dump(), training, params.seed, _checkpoint_digest(plan.prev), inputs
-    work = paths.WORK / "work" / f"train-{name}-{work_key(*key)}"
+    work = work_folder(f"train-{name}", *key)
     arguments = params, name, paths.DATA, paths.CACHE, opponents, prev, work
     if not PartialState().is_main_process:
         return run_training(*arguments, out=Path(tempfile.gettempdir()))  # only the main process writes

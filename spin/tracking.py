@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,8 @@ PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
 }
 """An unreachable server is given up after seconds, where MLflow's own defaults take many minutes."""
 
@@ -49,14 +51,21 @@ def stage_run(params: Params, stage: str, root: Path) -> Iterator[StageRun]:
 @contextmanager
 def forgiving(root: Path) -> Iterator[Any]:
     """Yield an `MlflowClient`, alone in the store, or None where there is none; a failure of MLflow is one warning."""
-    try:
-        with _connected(root) as client:
+    with ExitStack() as stack:
+        client = None
+        try:
+            client = stack.enter_context(_connected(root))
+        except Exception as error:  # whatever MLflow raises, the stage's work is done and stays
+            _warn(error)
+        try:
             yield client
-    except Exception as error:  # whatever MLflow raises, the stage's work is done and stays
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-        logger.warning("MLflow was not written (%s); the results are on disk.", reason[:300])
+        except Exception as error:
+            _warn(error)
+
+
+def _warn(error: Exception) -> None:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    logger.warning("MLflow was not written (%s); the results are on disk.", reason[:300])
 
 
 @contextmanager

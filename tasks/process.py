@@ -14,6 +14,8 @@ GRACE_SECONDS = 10.0
 
 _running: set["subprocess.Popen[str]"] = set()
 _running_lock = threading.Lock()
+stopping = threading.Event()
+"""Set while a flow that was cancelled or interrupted winds down."""
 
 
 class Exit(NamedTuple):

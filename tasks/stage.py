@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from tasks.process import Exit, run
+from tasks.process import Exit, run, stopping
 from tasks.project import BUSY_PATIENCE, Project, project_at
 
 BAD_INPUT = 2
@@ -50,6 +50,8 @@ def run_stage(stage: str, root: Path) -> State[Any]:
     Returns `Cached` when DVC had nothing to do, `Completed` after a run, `Failed` for bad input (a state that is
     returned is not retried). Raises `StageError` for anything a retry may mend: a crash, a time-out.
     """
+    if stopping.is_set():  # a retry after Ctrl-C must not start again what was just ended
+        return Failed(message=f"{stage} was interrupted.")
     project = project_at(root)
     if not project.is_stale(stage):
         return Completed(name="Cached", message="DVC has nothing to do.")

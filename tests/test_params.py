@@ -101,6 +101,14 @@ def set_at(*path: str, value: Any) -> Callable[[Raw], None]:
             "data.max_severity must be <= 1.0, got 1.5; choose a value in that range.",
         ),
         (
+            set_at("resolution", value=64),
+            "resolution must be 32 with data.kind toy, got 64; that world is 32 pixels wide.",
+        ),
+        (
+            set_at("training", "adam_betas", value=[0.9, 1.5]),
+            "training.adam_betas.1 must be < 1.0, got 1.5; choose a value in that range.",
+        ),
+        (
             set_at("training", "batch_size", value=None),
             "training.batch_size must be a whole number, got nothing (null); write a value.",
         ),

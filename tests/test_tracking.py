@@ -184,3 +184,25 @@ def test_missing_checkpoints_are_told_in_one_sentence(trained: Path, params: Par
         Exception, match=r"iter3 must be a checkpoint, found none; run the stage train@iter3 first\."
     ):
         describe_models(params, trained)
+
+
+def test_a_store_that_cannot_be_opened_costs_one_warning(
+    params: Params, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+    with stage_run(params, "train@iter1", store) as run:
+        run.metric({"loss": 0.5})
+    assert "MLflow was not written" in caplog.text
+
+
+def test_a_store_that_stays_locked_costs_one_warning(
+    params: Params, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr("spin.tracking.LOCK_SECONDS", 0.1)
+    folder = store / ".spin" / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "write.lock"), stage_run(params, "train@iter1", store) as run:
+        run.metric({"loss": 0.5})
+    assert "MLflow was not written" in caplog.text

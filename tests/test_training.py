@@ -236,3 +236,25 @@ def test_a_stage_whose_input_is_missing_says_which_to_run(
     with pytest.raises((DataError, ModelError), match="run"):
         stages.run_train(parameters(tiny_base), "iter1")
     assert not (tmp_path / "outputs/checkpoints/iter1").exists(), "nothing half-written"
+
+
+def test_images_drawn_before_a_kill_are_found_again(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import spin.generate
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    params = parameters(tiny_base)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            spin.generate, "write_json", killed
+        )  # after the images are in place, before the folder is
+        with pytest.raises(KeyboardInterrupt):
+            stages.run_generate(params, "base")
+    assert not Path("outputs/samples/base").exists(), "nothing half-written"
+    stages.run_generate(params, "base")
+    listed = pd.read_parquet("outputs/samples/base/manifest.parquet")
+    assert len(listed) == 4
+    assert all((Path("outputs/samples/base") / image).is_file() for image in listed["image"])

@@ -19,7 +19,8 @@ def write_folder_data(root: Path, params: FolderData, resolution: int) -> None:
     """Bring a folder of captioned images to a manifest; each image is cropped to `resolution` and kept as PNG.
 
     Images that do not decode or are smaller than the resolution, and rows without a caption, are dropped and
-    counted in the card. Held-out captions are chosen by a hash of the caption, so adding images moves none.
+    counted in the card. Held-out captions are the first by a hash of the caption, whatever the files are called;
+    adding images can bring others to the front, so keep a set's held-out captions by keeping the set.
     """
     source = Path(params.path)
     if not source.is_dir():
@@ -30,7 +31,9 @@ def write_folder_data(root: Path, params: FolderData, resolution: int) -> None:
     captions: dict[str, str] = {}
     for file, caption in _captioned_files(source):
         card.rows_read += 1
-        if not caption.strip():
+        if file in captions:
+            card.drop("listed twice")
+        elif not caption.strip():
             card.drop("without a caption")
         elif not (source / file).is_file():
             card.drop("listed but missing")
@@ -83,13 +86,18 @@ def _hold_out(captions: list[str], params: FolderData) -> dict[str, str]:
 def _captioned_files(source: Path) -> Iterator[tuple[str, str]]:
     """Yield (file name relative to the folder, caption) from whichever kind of metadata the folder has."""
     if (source / "metadata.csv").is_file():
-        frame = pd.read_csv(source / "metadata.csv", dtype=str, keep_default_na=False)
+        try:
+            frame = pd.read_csv(source / "metadata.csv", dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{source / 'metadata.csv'} must be a UTF-8 table with the columns file_name and text, but {error}."
+            ) from None
         yield from _rows(frame, source / "metadata.csv")
     elif (source / "metadata.jsonl").is_file():
-        lines = (source / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
         try:
+            lines = (source / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
             frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()]).fillna("").astype(str)
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{source / 'metadata.jsonl'} must hold one JSON object a line, but {error}."
             ) from None

@@ -21,6 +21,7 @@ from spin.params import BaseParams
 
 MODEL_FILE = "model.json"
 _PARTS = ("unet", "vae", "text_encoder")
+_HUB_EXTRAS = ["*.fp16.*", "*non_ema*", "safety_checker/*"]
 _HUB_FILES = ["model_index.json", "*/config.json", "*/*.safetensors", "scheduler/*", "tokenizer/*"]
 
 
@@ -51,7 +52,11 @@ def _resolve(source: str, revision: str | None) -> tuple[Path, str | None]:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=_HUB_FILES))
+        folder = Path(
+            snapshot_download(
+                source, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_EXTRAS
+            )
+        )
     except Exception as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
@@ -73,6 +78,9 @@ def _check_family(folder: Path, source: str) -> None:
         raise ModelError(
             f"{source} must be a StableDiffusionPipeline (SD 1.x or 2.x), got {family}; use such a base."
         )
+    prediction = read_json(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(f"{source} must predict epsilon or v_prediction, got {prediction}; use such a base.")
     for part in _PARTS:
         if not any((folder / part).glob("*.safetensors")):
             raise ModelError(

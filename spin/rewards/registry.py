@@ -9,11 +9,7 @@ import torch
 from spin.errors import ScoreError
 from spin.rewards.base import Scorer
 from spin.rewards.sources import open_source
-
-ENTRY_POINT_GROUP = "spin.scorers"
-"""An entry point names a callable (source: str | None, device: str, dtype: torch.dtype) -> Scorer."""
-BUILT_IN = ("pickscore", "hps", "hps_v21", "image_reward", "aesthetic", "aesthetic_v1", "clip")
-ORACLES = ("oracle_psnr", "oracle_attributes")
+from spin.scorer_names import BUILT_IN, ENTRY_POINT_GROUP, ORACLES
 
 
 def load_scorer(
