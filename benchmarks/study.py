@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 import yaml
 
-from spin import paths, stages
+from spin import evaluation_stages, paths, stages
 from spin.evaluation.tables import read_tables
 from spin.files import replacing_file, write_json
 from spin.params import Params
@@ -27,10 +27,12 @@ from spin.params import Params
 
 def steps(params: Params) -> list[tuple[Path, Callable[[], object]]]:
     """Every stage with the path that shows it is done, in an order that dvc.yaml allows."""
+    chosen = params.evaluate.main_prompt_set
     plan: list[tuple[Path, Callable[[], object]]] = [
         (paths.DATA, lambda: stages.run_data(params)),
         (paths.CHECKPOINTS / "base", lambda: stages.run_base(params)),
         (paths.CACHE, lambda: stages.run_cache(params)),
+        (paths.prompts_of(chosen), lambda: evaluation_stages.run_prompt_set(params, chosen)),
     ]
     for name in params.iterations:
         plan += [
@@ -43,14 +45,23 @@ def steps(params: Params) -> list[tuple[Path, Callable[[], object]]]:
     ]
     for name in params.evaluate.models:
         plan += [
-            (paths.SAMPLES / name, lambda name=name: stages.run_generate(params, name)),
-            (paths.SCORES / name, lambda name=name: stages.run_score(params, name)),
+            (
+                paths.SAMPLES / chosen / name,
+                lambda name=name: evaluation_stages.run_generate(params, chosen, name),
+            ),
+            (
+                paths.SCORES / chosen / name,
+                lambda name=name: evaluation_stages.run_score(params, chosen, name),
+            ),
         ]
     plan += [
-        (paths.SCORES / name, lambda name=name: stages.run_reference(params, name))
+        (
+            paths.SCORES / chosen / name,
+            lambda name=name: evaluation_stages.run_reference(params, chosen, name),
+        )
         for name in params.evaluate.references
     ]
-    return [*plan, (paths.TABLES, lambda: stages.run_tables(params))]
+    return [*plan, (paths.TABLES / chosen, lambda: evaluation_stages.run_tables(params, chosen))]
 
 
 def run_seed(raw: dict[str, object], seed: int, folder: Path) -> pd.DataFrame:
@@ -65,7 +76,7 @@ def run_seed(raw: dict[str, object], seed: int, folder: Path) -> pd.DataFrame:
                 started = time.monotonic()
                 run()
                 print(f"seed {seed}: {done} {time.monotonic() - started:.0f} s", flush=True)
-        measures, _ = read_tables(paths.TABLES)
+        measures, _ = read_tables(paths.TABLES / params.evaluate.main_prompt_set)
     finally:
         os.chdir(here)
     means = measures.means[["model", "scorer", "mean"]]

@@ -110,9 +110,9 @@ def print_results(root: Path, sentence: str, seconds: float) -> None:
     """Print the tables, and where to look further."""
     from spin.evaluation.console import console_table
 
-    tables, report = root / paths.TABLES, root / paths.REPORT / "report.html"
-    if tables.is_dir():
-        print(f"\n{console_table(tables)}")
+    report = root / paths.REPORT / "report.html"
+    for tables in sorted((root / paths.TABLES).glob("*/summary.json")):
+        print(f"\n{console_table(tables.parent)}")
     print(f"\n{sentence} It took {seconds:.0f} s.")
     if report.is_file():
         print(f"Report: {report.resolve()}")

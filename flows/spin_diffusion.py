@@ -28,6 +28,8 @@ from tasks.stage import BAD_INPUT_STATE
 TASKS: dict[str, Task[..., Any]] = {
     "data": data.prepare_data,
     "base": data.prepare_data,
+    "released": data.prepare_data,
+    "prompt_set": data.prepare_data,
     "cache": data.cache_latents,
     "opponents": sample.draw_opponents,
     "train": train.train_iteration,

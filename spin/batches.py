@@ -4,49 +4,74 @@ Rows, timesteps, noise and dropped captions all come from streams named by the u
 unbroken one would have drawn, whatever the micro-batch or the number of devices.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from spin.data.training import Posterior, TrainingSet
-from spin.models import StableDiffusion
-from spin.models.stable_diffusion import prediction_target
+from spin.models import LatentDiffusion
+from spin.models.conditioning import Conditioning, take, to_device
 from spin.params import TrainingParams
 from spin.schedule import NoiseSchedule
 from spin.seeding import generator_for, rows_of_step
 
 
-class Batch(NamedTuple):
-    """Noised inputs and what to predict; a pair shares its timestep and its noise."""
+class Noised(NamedTuple):
+    """Images of one side of the pairs after forward noising, and what the network should say of them."""
 
-    x_t_real: Tensor
+    x_t: Tensor
     """(B, C, h, w) fp32."""
-    target_real: Tensor
-    x_t_gen: Tensor | None
-    target_gen: Tensor | None
+    target: Tensor
+    """(B, C, h, w) fp32: eps, v or the velocity, as the base predicts."""
     timesteps: Tensor
     """(B,) int64 in [0, T)."""
-    encoder_hidden_states: Tensor
-    """(B, L, D)."""
+    times: Tensor
+    """(B,): how the network is told the timestep; the timestep itself for everything but flow matching."""
+
+    def rows(self, rows: slice) -> "Noised":
+        """Some of the images."""
+        return Noised(*(tensor[rows] for tensor in self))
+
+    def to(self, device: torch.device) -> "Noised":
+        """Move every tensor."""
+        return Noised(*(tensor.to(device) for tensor in self))
+
+
+class Batch(NamedTuple):
+    """Pairs of noised images with the conditioning that both members share."""
+
+    real: Noised
+    gen: Noised | None
+    """None for supervised fine-tuning."""
+    conditioning: Conditioning
+    """Rows (B, ...)."""
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.real.timesteps)
 
     def micro_batches(self, size: int) -> Iterator["Batch"]:
         """Split into consecutive parts of `size` rows."""
-        for start in range(0, len(self.timesteps), size):
+        for start in range(0, self.num_rows, size):
             rows = slice(start, start + size)
-            yield Batch(*(None if tensor is None else tensor[rows] for tensor in self))  # type: ignore[arg-type]
+            gen = None if self.gen is None else self.gen.rows(rows)
+            yield Batch(self.real.rows(rows), gen, take(self.conditioning, rows))
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor."""
-        return Batch(*(None if tensor is None else tensor.to(device) for tensor in self))  # type: ignore[arg-type]
+        gen = None if self.gen is None else self.gen.to(device)
+        return Batch(self.real.to(device), gen, to_device(self.conditioning, device))
 
 
 def draw_batch(
     training_set: TrainingSet,
-    diffusion: StableDiffusion,
+    diffusion: LatentDiffusion,
     schedule: NoiseSchedule,
     params: TrainingParams,
+    shared_noise: bool,
     seed: int,
     stage: str,
     step: int,
@@ -55,27 +80,53 @@ def draw_batch(
     rows = rows_of_step(step, params.batch_size, training_set.num_rows, "rows", seed, stage).tolist()
     examples = training_set.fetch(rows)
     generator = generator_for("noise", seed, stage, step)
-    x_0_real = _latents(examples.real, diffusion, params, generator)
+    x_0_real = draw_latents(examples.real, diffusion, params, generator)
     eps = torch.randn(x_0_real.shape, generator=generator)
-    timesteps = torch.randint(schedule.num_train_timesteps, (len(rows),), generator=generator)
-    dropped = torch.rand(len(rows), generator=generator) < params.caption_dropout
-    captions = [
-        "" if drop else caption for drop, caption in zip(dropped.tolist(), examples.captions, strict=True)
-    ]
-
-    def noised(x_0: Tensor) -> tuple[Tensor, Tensor]:
-        target = prediction_target(diffusion.prediction_type, schedule, x_0, eps, timesteps)
-        return schedule.add_noise(x_0, eps, timesteps), target
-
-    x_t_gen, target_gen = None, None
+    timesteps = draw_timesteps(len(rows), schedule.num_train_timesteps, params.timestep_sampling, generator)
+    captions = drop_captions(examples.captions, params.caption_dropout, generator)
+    real = _noised(diffusion, schedule, x_0_real, eps, timesteps)
+    gen = None
     if examples.gen is not None:
-        x_t_gen, target_gen = noised(_latents(examples.gen, diffusion, params, generator))
-    return Batch(*noised(x_0_real), x_t_gen, target_gen, timesteps, training_set.states(captions))
+        x_0_gen = draw_latents(examples.gen, diffusion, params, generator)
+        if not shared_noise:
+            eps = torch.randn(x_0_gen.shape, generator=generator)
+            timesteps = draw_timesteps(
+                len(rows), schedule.num_train_timesteps, params.timestep_sampling, generator
+            )
+        gen = _noised(diffusion, schedule, x_0_gen, eps, timesteps)
+    conditioning = diffusion.with_geometry(training_set.text(captions), examples.geometry)
+    return Batch(real, gen, conditioning)
 
 
-def _latents(
-    posterior: Posterior, diffusion: StableDiffusion, params: TrainingParams, generator: torch.Generator
+def draw_timesteps(num_rows: int, num_train_timesteps: int, how: str, generator: torch.Generator) -> Tensor:
+    """Timesteps (num_rows,) int64 in [0, T): uniform, or by a logit-normal density (Esser et al. 2024, section 3.1)."""
+    if how == "uniform":
+        return torch.randint(num_train_timesteps, (num_rows,), generator=generator)
+    share = torch.randn(num_rows, generator=generator).sigmoid()
+    return (share * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+
+
+def _noised(
+    diffusion: LatentDiffusion, schedule: NoiseSchedule, x_0: Tensor, eps: Tensor, timesteps: Tensor
+) -> Noised:
+    return Noised(
+        schedule.add_noise(x_0, eps, timesteps),
+        schedule.target(diffusion.prediction_type, x_0, eps, timesteps),
+        timesteps,
+        schedule.times(timesteps),
+    )
+
+
+def drop_captions(captions: Sequence[str], share: float, generator: torch.Generator) -> list[str]:
+    """Empty a share of the captions, which keeps the unconditional branch of guidance trained."""
+    dropped = torch.rand(len(captions), generator=generator) < share
+    return ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
+
+
+def draw_latents(
+    posterior: Posterior, diffusion: LatentDiffusion, params: TrainingParams, generator: torch.Generator
 ) -> Tensor:
+    """Latents (B, C, h, w) fp32 from the VAE's posterior: a sample, or its mean."""
     mean, logvar = posterior
     if params.sample_posterior:
         mean = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from spin import preflight, stages
+from spin import evaluation_stages, preflight, stages
+from spin.commands import arena, export, init, plan, prompts, score
 from spin.errors import SpinError
 from spin.params import Params, load_params
 
@@ -25,16 +26,20 @@ _PLAIN: dict[str, Callable[[Params], object]] = {
     "data": stages.run_data,
     "base": stages.run_base,
     "cache": stages.run_cache,
-    "tables": stages.run_tables,
-    "report": stages.run_report,
-    "register": stages.run_register,
+    "report": evaluation_stages.run_report,
+    "register": evaluation_stages.run_register,
 }
 _NAMED: dict[str, Callable[[Params, str], object]] = {
+    "released": stages.run_released,
     "opponents": stages.run_opponents,
     "train": stages.run_train,
-    "generate": stages.run_generate,
-    "reference": stages.run_reference,
-    "score": stages.run_score,
+    "prompt-set": evaluation_stages.run_prompt_set,
+}
+_BY_PROMPTS: dict[str, Callable[[Params, str], object]] = {"tables": evaluation_stages.run_tables}
+_EVALUATED: dict[str, Callable[[Params, str, str], object]] = {
+    "generate": evaluation_stages.run_generate,
+    "reference": evaluation_stages.run_reference,
+    "score": evaluation_stages.run_score,
 }
 
 
@@ -59,13 +64,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spin", description="SPIN-Diffusion, stage by stage; see dvc.yaml.")
     commands = parser.add_subparsers(required=True, metavar="STAGE")
-    for name, function in {**_PLAIN, **_NAMED}.items():
+    for name, function in {**_PLAIN, **_NAMED, **_BY_PROMPTS, **_EVALUATED}.items():
         command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0])
         command.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
-        if name in _NAMED:
-            command.add_argument("--name", required=True, help="which iteration, baseline or model")
-        command.set_defaults(run=_run_stage, stage=name, name=None)
+        command.set_defaults(run=_run_stage, stage=name, name=None, prompts=None)
+        if name == "score":
+            score.add_options(command, _run_stage)
+        elif name in _NAMED or name in _EVALUATED:
+            command.add_argument(
+                "--name", required=True, help="which iteration, baseline, model or prompt set"
+            )
+        if name in _BY_PROMPTS or name in _EVALUATED:
+            command.add_argument(
+                "--prompts", help="which prompt set (default: the first of evaluate.prompt_sets)"
+            )
     _add_toy(commands)
+    for module in (init, plan, prompts, arena, export):
+        module.register(commands)
     return parser
 
 
@@ -90,14 +105,19 @@ def _run_stage(options: argparse.Namespace) -> None:
     from spin.stage_log import log_stage
     from spin.tracking import stage_run
 
-    stage = options.stage if options.name is None else f"{options.stage}@{options.name}"
-    with stage_run(params, stage, Path.cwd()) as run:
-        if options.name is None:
-            _PLAIN[options.stage](params)
+    kind, name = options.stage, options.name
+    if kind in _BY_PROMPTS or kind in _EVALUATED:
+        options.prompts = options.prompts or params.evaluate.main_prompt_set
+    label = "-".join(part for part in (options.prompts, name) if part)
+    with stage_run(params, f"{kind.replace('-', '_')}@{label}" if label else kind, Path.cwd()) as run:
+        if kind in _EVALUATED:
+            _EVALUATED[kind](params, options.prompts, name)
+        elif label:
+            (_NAMED | _BY_PROMPTS)[kind](params, label)
         else:
-            _NAMED[options.stage](params, options.name)
+            _PLAIN[kind](params)
         if os.environ.get("RANK", "0") == "0":  # of several training processes, the first one tells
-            log_stage(run, params, options.stage, options.name)
+            log_stage(run, params, kind, name, options.prompts)
 
 
 def _build_toy(options: argparse.Namespace) -> None:

@@ -8,11 +8,22 @@ CACHE = OUTPUTS / "cache"
 CHECKPOINTS = OUTPUTS / "checkpoints"
 CURVES = OUTPUTS / "curves"
 OPPONENTS = OUTPUTS / "opponents"
+PREVIEWS = OUTPUTS / "previews"
+"""What a player draws while it trains. No output of a stage, as is `TRAINING`: how often is no part of the method."""
+PROMPTS = OUTPUTS / "prompts"
 SAMPLES = OUTPUTS / "samples"
 SCORES = OUTPUTS / "scores"
 TABLES = OUTPUTS / "tables"
+METRICS = OUTPUTS / "metrics"
 REPORT = OUTPUTS / "report"
 REGISTRY = OUTPUTS / "registry"
+TRAINING = OUTPUTS / "training"
+"""How each training ran on this machine: micro-batch size, speed, memory."""
 
 WORK = Path(".spin")
 """Shards and step checkpoints of unfinished stages; never an output, so that DVC does not delete them."""
+
+
+def prompts_of(prompt_set: str) -> Path:
+    """The prompts of a prompt set: columns prompt_id, prompt, category."""
+    return PROMPTS / f"{prompt_set}.parquet"

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from spin.errors import DataError, ModelError, ScoreError
-from spin.params import Params
+from spin.params import BaseParams, Params
 from spin.scorer_names import BUILT_IN, ENTRY_POINT_GROUP, ORACLES
 
 
@@ -14,19 +14,33 @@ def check(params: Params, root: Path = Path()) -> None:
 
     Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by the stage `base`.
     """
-    source = params.base.source
-    if (
-        source != "embedded"
-        and not (root / source).is_dir()
-        and (source.count("/") != 1 or source[0] in "./~")
-    ):
-        raise ModelError(
-            "base.source must be 'embedded', a folder in diffusers layout or a hub id owner/name, "
-            f"but there is no folder {source}; correct the path."
-        )
+    _check_base(params.base, root)
     _check_scorers(params, root)
-    if params.data.kind == "folder":
-        folder = root / params.data.path
+    _check_data(params, root)
+
+
+def _check_base(base: BaseParams, root: Path) -> None:
+    """Paths exist; what looks like a hub id is left to the stage `base`."""
+    sources = {"base.source": (base.source, "'embedded', a folder in diffusers layout, a .safetensors file")}
+    if base.config is not None:
+        sources["base.config"] = (base.config, "'embedded', a folder in diffusers layout")
+    if base.unet is not None:
+        sources["base.unet.source"] = (base.unet.source, "a folder")
+    for key, (source, kinds) in sources.items():
+        is_file = key == "base.source" and source.endswith(".safetensors") and (root / source).is_file()
+        is_hub_id = source.count("/") == 1 and source[0] not in "./~" and not source.endswith(".safetensors")
+        if source != "embedded" and not (root / source).is_dir() and not is_file and not is_hub_id:
+            raise ModelError(
+                f"{key} must be {kinds} or a hub id owner/name, but there is no folder or file {source}; correct the path."
+            )
+
+
+def _check_data(params: Params, root: Path) -> None:
+    data = params.data
+    if data.kind == "toy" or data.kind == "none":
+        return
+    if data.kind == "folder":
+        folder = root / data.path
         if not folder.is_dir():
             raise DataError(
                 f"data.path must be a folder of captioned images, but there is no folder {folder}; correct it."
@@ -35,6 +49,17 @@ def check(params: Params, root: Path = Path()) -> None:
             raise DataError(
                 f"data.path must hold captioned images, but the folder {folder} is empty; fill it."
             )
+    else:
+        from spin.data.streams import local_files
+
+        local_files(data.source, root)
+    if data.kind != "pickapic" or not data.pairs:
+        for name, baseline in params.baselines.items():
+            if baseline.objective == "dpo":
+                raise DataError(
+                    f"baselines.{name} must have preference pairs, but data.kind {data.kind} gives single images; "
+                    "remove it, or use data.kind pickapic with pairs: true."
+                )
 
 
 def _check_scorers(params: Params, root: Path) -> None:

@@ -40,10 +40,10 @@ def describe_models(params: Params, root: Path) -> list[dict[str, Any]]:
 
     Nothing in it changes from run to run unless a checkpoint or the tables do.
     """
-    summary_file = root / TABLES / "summary.json"
+    summary_file = root / TABLES / params.evaluate.main_prompt_set / "summary.json"
     if not summary_file.is_file():
         raise EvaluationError(
-            f"{summary_file} must hold the tables' summary, found none; run the stage tables first."
+            f"{summary_file} must hold the tables' summary, found none; run the stage tables@{params.evaluate.main_prompt_set} first."
         )
     summary = read_json(summary_file)
     entries = []

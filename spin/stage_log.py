@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from spin.tracking import StageRun
 
 
-def log_stage(run: "StageRun", params: Params, stage: str, name: str | None) -> None:
+def log_stage(
+    run: "StageRun", params: Params, stage: str, name: str | None, prompt_set: str | None = None
+) -> None:
     """Log the parameters, metrics, pictures and data of one finished stage."""
     run.params(stage_params(params, stage, name))
-    inputs, outputs = stage_files(params, stage, name or "")
+    inputs, outputs = stage_files(params, stage, name or "", prompt_set or "")
     run.inputs(*inputs)
     run.outputs(*outputs)
     if stage == "data":
@@ -26,14 +28,18 @@ def log_stage(run: "StageRun", params: Params, stage: str, name: str | None) -> 
         run.image(paths.OPPONENTS / name / "preview.png")
     elif stage == "train" and name:
         run.dataset("training images", paths.DATA / "manifest.parquet", read_json(paths.DATA / "card.json"))
+        for picture in sorted((paths.PREVIEWS / name).glob("step-*.png")):
+            run.image(picture)
+        if (record := paths.TRAINING / f"{name}.json").is_file():
+            run.metric({f"run.{key}": value for key, value in read_json(record).items()})
         curve = pd.read_csv(paths.CURVES / f"{name}.csv")
         run.metrics(
             [{str(key): float(value) for key, value in row.items()} for row in curve.to_dict("records")]
         )
     elif stage in ("score", "reference") and name:
-        run.metric(read_json(paths.SCORES / name / "summary.json")["mean"])
+        run.metric(read_json(paths.SCORES / str(prompt_set) / name / "summary.json")["mean"])
     elif stage == "tables":
-        _log_tables(run, params)
+        _log_tables(run, params, str(prompt_set))
     elif stage == "report":
         for picture in sorted(paths.REPORT.glob("*.png")):
             run.image(picture)
@@ -57,7 +63,7 @@ def stage_params(params: Params, stage: str, name: str | None) -> dict[str, Any]
     return flatten(sections)
 
 
-def stage_files(params: Params, stage: str, name: str) -> tuple[list[Path], list[Path]]:
+def stage_files(params: Params, stage: str, name: str, prompt_set: str) -> tuple[list[Path], list[Path]]:
     """What a stage read and what it made, for the lineage; `dvc.yaml` has the full list."""
     if stage in ("opponents", "train"):
         read = [paths.DATA, paths.CACHE, paths.CHECKPOINTS / params.stage(name).prev]
@@ -66,14 +72,17 @@ def stage_files(params: Params, stage: str, name: str) -> tuple[list[Path], list
         return [*read, *([paths.OPPONENTS / name] if name in params.iterations else [])], [
             paths.CHECKPOINTS / name
         ]
+    samples, scores = paths.SAMPLES / prompt_set / name, paths.SCORES / prompt_set / name
     return {
         "data": ([], [paths.DATA]),
         "base": ([], [paths.CHECKPOINTS / "base"]),
         "cache": ([paths.DATA, paths.CHECKPOINTS / "base"], [paths.CACHE]),
-        "generate": ([paths.CHECKPOINTS / name], [paths.SAMPLES / name]),
-        "reference": ([paths.CHECKPOINTS / "base"], [paths.SCORES / name]),
-        "score": ([paths.SAMPLES / name], [paths.SCORES / name]),
-        "tables": ([], [paths.TABLES]),
+        "released": ([paths.CHECKPOINTS / "base"], [paths.CHECKPOINTS / name]),
+        "prompt-set": ([paths.DATA], [paths.prompts_of(name)]),
+        "generate": ([paths.prompts_of(prompt_set), paths.CHECKPOINTS / name], [samples]),
+        "reference": ([paths.prompts_of(prompt_set), paths.CHECKPOINTS / "base"], [scores]),
+        "score": ([samples], [scores]),
+        "tables": ([paths.SCORES / prompt_set], [paths.TABLES / prompt_set]),
         "report": ([paths.TABLES], [paths.REPORT]),
         "register": ([paths.TABLES], [paths.REGISTRY]),
     }[stage]
@@ -87,14 +96,17 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _log_tables(run: "StageRun", params: Params) -> None:
+def _log_tables(run: "StageRun", params: Params, prompt_set: str) -> None:
     """Winning rates go to the parent run too, one step per iteration, so that its chart shows the self-play."""
-    summary = read_json(paths.TABLES / "summary.json")
-    rates = summary["win_rate_over_base"]
+    tables = paths.TABLES / prompt_set
+    rates = read_json(tables / "summary.json")["win_rate_over_base"]
+    further = "" if prompt_set == params.evaluate.main_prompt_set else f"{prompt_set}."
     for step, name in enumerate(params.iterations, start=1):
-        scores = {f"win_rate_over_base.{scorer}": float(value) for scorer, value in rates[name].items()}
+        scores = {
+            f"{further}win_rate_over_base.{scorer}": float(value) for scorer, value in rates[name].items()
+        }
         run.parent_metric(scores, step=step)
     run.metric({f"{name}.win_rate_over_base": float(rates[name]["average"]) for name in rates})
-    for table in sorted(Path(paths.TABLES).glob("*.md")):
+    for table in sorted(tables.glob("*.md")):
         run.artifact(table)
         run.parent_artifact(table)

@@ -1,20 +1,27 @@
-"""The stages of the pipeline, one function each: parameters and finished inputs in, one finished output folder out.
+"""The stages up to the trained models, one function each: parameters and finished inputs in, one finished folder out.
+
+`evaluation_stages` has the others.
 
 `dvc.yaml` says in which order and on what they depend; `cli` runs one; `tasks` runs them through DVC.
 """
 
 import contextlib
+import functools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spin import paths
 from spin.errors import ParamsError
-from spin.files import replacing_dir, sha256_file, sha256_tree, write_json
+from spin.files import read_json, replacing_dir, sha256_file, sha256_tree, write_json
 from spin.params import Params
+from spin.processes import process_state
 from spin.shards import work_key
+
+if TYPE_CHECKING:
+    from spin.models import LatentDiffusion
 
 
 @contextlib.contextmanager
@@ -37,33 +44,43 @@ def work_folder(stage: str, *depends_on: Any) -> Path:
     return paths.WORK / "work" / f"{stage}-{work_key(code, *depends_on)}"
 
 
-def _digest(*files: Path) -> list[str]:
+def digest_of(*files: Path) -> list[str]:
     """What input files hold, for the key of unfinished work."""
     return [sha256_file(file) if file.is_file() else "absent" for file in files]
 
 
-def _checkpoint_digest(name: str) -> list[str]:
-    return _digest(paths.CHECKPOINTS / name / "model.json")
+def checkpoint_digest(name: str) -> list[str]:
+    return digest_of(paths.CHECKPOINTS / name / "model.json")
 
 
 def run_data(params: Params) -> None:
     """Bring the data source to a manifest with prompt sets."""
-    from spin.data.folder import write_folder_data
-    from spin.data.toy import write_toy_data
+    from spin.data.sources import write_data
 
     with replacing_dir(paths.DATA) as out:
-        if params.data.kind == "toy":
-            write_toy_data(out, params.data, params.seed)
-        else:
-            write_folder_data(out, params.data, params.resolution)
+        write_data(out, params)
 
 
 def run_base(params: Params) -> None:
     """Find the base model and record which weights it has."""
     from spin.models import reference_of
+    from spin.sampling import check_samplers
 
     reference = reference_of(params.base)
+    check_samplers(params, str(reference["prediction_type"]))
     with replacing_dir(paths.CHECKPOINTS / "base") as out:
+        write_json(out / "model.json", reference)
+
+
+def run_released(params: Params, name: str) -> None:
+    """Find a published checkpoint that is only evaluated and record which weights it has."""
+    from spin.models import released_reference
+
+    if name not in params.released:
+        known = ", ".join(params.released) or "none"
+        raise ParamsError(f"--name must be one of released ({known}), got {name}; correct the name.")
+    reference = released_reference(name, params.released[name], paths.CHECKPOINTS / "base")
+    with replacing_dir(paths.CHECKPOINTS / name) as out:
         write_json(out / "model.json", reference)
 
 
@@ -72,120 +89,113 @@ def run_cache(params: Params) -> None:
     from spin.data.cache import write_cache
     from spin.models import load_model
 
-    inputs = (
-        _digest(paths.DATA / "manifest.parquet", paths.DATA / "pairs.parquet"),
-        _checkpoint_digest("base"),
-    )
-    with stage_output(paths.CACHE, "cache", *inputs) as (out, work):
-        diffusion = load_model(paths.CHECKPOINTS / "base", default_device())
-        write_cache(paths.DATA, out, work, diffusion, params.cache.batch_size)
+    base = paths.CHECKPOINTS / "base"
+    diffusion = load_model(base, default_device())
+    reference = read_json(base / "model.json")
+    write_cache(paths.DATA, paths.CACHE, paths.WORK / "cache", diffusion, reference, params.cache.batch_size)
 
 
 def run_opponents(params: Params, name: str) -> None:
-    """Let the checkpoint before iteration `name` draw an image for every training caption."""
+    """Let the checkpoints before iteration `name` draw images for the training captions."""
     from spin.data.cache import Cache
-    from spin.models import load_model
-    from spin.opponents import write_opponents
+    from spin.opponents import OpponentStage, collect_opponents, write_opponents
+    from spin.safety import SafetyChecker
 
-    prev = _iteration_prev(params, name)
-    chosen = params.opponents.model_dump(exclude={"batch_size"})
+    iterates, chosen = earlier_iterates(params, name), params.opponents
     key = (
-        chosen,
+        chosen.model_dump(exclude={"batch_size"}),
         params.seed,
         params.resolution,
-        _checkpoint_digest(prev),
-        _digest(paths.DATA / "manifest.parquet"),
+        [checkpoint_digest(iterate) for iterate in iterates],
+        digest_of(paths.DATA / "manifest.parquet", paths.CACHE / "cache.json"),
     )
+    source = chosen.safety_checker
+    checker = None if source is None else SafetyChecker(source, default_device())
+    stage = OpponentStage(
+        name,
+        iterates,
+        _one_at_a_time(),
+        paths.DATA,
+        Cache(paths.CACHE),
+        chosen,
+        params.resolution,
+        params.seed,
+    )
+    if not process_state().is_main_process:
+        return write_opponents(stage, work_folder(f"opponents-{name}", *key), checker)
     with stage_output(paths.OPPONENTS / name, f"opponents-{name}", *key) as (out, work):
-        diffusion = load_model(paths.CHECKPOINTS / prev, default_device())
-        cache = Cache(paths.CACHE)
-        write_opponents(
-            out, work, diffusion, paths.DATA, cache, params.opponents, params.resolution, params.seed, name
-        )
+        write_opponents(stage, work, checker)
+        collect_opponents(stage, work, out)
+
+
+def earlier_iterates(params: Params, name: str) -> list[str]:
+    """The checkpoints before iteration `name`, from the base to its `prev`."""
+    chain = [_iteration_prev(params, name)]
+    while chain[0] != "base":
+        chain.insert(0, params.iterations[chain[0]].prev)
+    return chain
+
+
+def _one_at_a_time() -> "Callable[[str], LatentDiffusion]":
+    """A function that loads a checkpoint by name, letting go of the last one."""
+    from spin.models import load_model
+
+    @functools.lru_cache(maxsize=1)
+    def load(checkpoint: str) -> "LatentDiffusion":
+        return load_model(paths.CHECKPOINTS / checkpoint, default_device())
+
+    return load
+
+
+NOT_THE_METHOD = {
+    "checkpoint_every",
+    "compile",
+    "gradient_checkpointing",
+    "micro_batch_size",
+    "preview_every",
+}
+"""Training settings that change speed, memory or rounding only: a killed run goes on under other ones."""
 
 
 def run_train(params: Params, name: str) -> list[dict[str, float]]:
     """Train an iteration or a baseline; return its curve, which also stands in outputs/curves."""
-    from accelerate import PartialState
+    from spin.training_stage import Inputs, run_training, write_curve
 
-    from spin.training_stage import run_training, write_curve
-
-    plan = params.stage(name)
-    opponents, prev = paths.OPPONENTS / name, paths.CHECKPOINTS / plan.prev
-    inputs = _digest(paths.DATA / "manifest.parquet", paths.DATA / "pairs.parquet")
-    # What an image's pixels were is in the manifest's digests, and what an opponent drew in its shards'.
-    inputs += _digest(*sorted(opponents.glob("shard-*/latents.safetensors")))
-    training = params.training.model_dump(exclude={"checkpoint_every", "gradient_checkpointing"})
-    key = plan.model_dump(), training, params.seed, _checkpoint_digest(plan.prev), inputs
+    key = _training_key(params, name)
     work = work_folder(f"train-{name}", *key)
-    arguments = params, name, paths.DATA, paths.CACHE, opponents, prev, work
-    if not PartialState().is_main_process:
-        return run_training(*arguments, out=Path(tempfile.gettempdir()))  # only the main process writes
+    inputs = Inputs(
+        data=paths.DATA,
+        cache=paths.CACHE,
+        opponents=paths.OPPONENTS / name,
+        prev=paths.CHECKPOINTS / params.stage(name).prev,
+        work=work,
+        previews=paths.PREVIEWS / name,
+    )
+    if not process_state().is_main_process:  # only the main process writes
+        return run_training(params, name, inputs, Path(tempfile.gettempdir())).curve
+    if not work.is_dir():
+        shutil.rmtree(inputs.previews, ignore_errors=True)  # of an earlier training
     with stage_output(paths.CHECKPOINTS / name, f"train-{name}", *key) as (out, _):
-        curve = run_training(*arguments, out=out)
-        write_curve(paths.CURVES / f"{name}.csv", curve)
-    return curve
+        trained = run_training(params, name, inputs, out)
+        write_curve(paths.CURVES / f"{name}.csv", trained.curve)
+    write_json(paths.TRAINING / f"{name}.json", trained.run)
+    return trained.curve
 
 
-def run_generate(params: Params, name: str) -> None:
-    """Draw the evaluation images of a model."""
-    from spin.generate import write_samples
-    from spin.models import load_model
-    from spin.models.checkpoint import weights_digest
-
-    if name not in params.evaluate.models:
-        raise ParamsError(
-            f"--name must be one of {', '.join(params.evaluate.models)}, got {name}; correct the name."
-        )
-    checkpoint = paths.CHECKPOINTS / name
-    prompts = paths.DATA / "prompts" / f"{params.evaluate.prompt_set}.parquet"
-    protocol = params.evaluate.model_dump(exclude={"models", "reduction", "references"})
-    key = protocol, params.resolution, _checkpoint_digest(name), _digest(prompts)
-    with stage_output(paths.SAMPLES / name, f"generate-{name}", *key) as (out, work):
-        diffusion = load_model(checkpoint, default_device())
-        write_samples(out, work, diffusion, paths.DATA, params.evaluate, params.resolution, name)
-        write_json(out / "model.json", {"model": name, "unet_sha256": weights_digest(checkpoint)})
-
-
-def run_reference(params: Params, name: str) -> None:
-    """Render and score a reference level, such as the embedded world's perfect images."""
-    from spin.models import load_model
-    from spin.toy.reference import write_clean_samples
-
-    with replacing_dir(paths.SAMPLES / name) as out:
-        write_clean_samples(out, load_model(paths.CHECKPOINTS / "base"), paths.DATA, params)
-    run_score(params, name)
-
-
-def run_score(params: Params, name: str) -> None:
-    """Score the images of a model with every reward model."""
-    from spin.rewards import load_scorer
-    from spin.rewards.scoring import score_folder
-
-    device = default_device()
-    scorers = [load_scorer(scorer, given.source, device=device) for scorer, given in params.scorers.items()]
-    score_folder(paths.SAMPLES / name, scorers, paths.SCORES / name, params.evaluate.batch_size)
-
-
-def run_tables(params: Params) -> None:
-    """Compare all models: means, medians, winning rates, intervals."""
-    from spin.evaluation.tables import write_tables
-
-    write_tables(params, paths.SCORES, paths.TABLES, references=params.evaluate.references)
-
-
-def run_report(params: Params) -> None:
-    """Draw the figures and the page."""
-    from spin.evaluation.report import write_report
-
-    write_report(params, paths.TABLES, paths.SAMPLES, paths.CURVES, paths.CHECKPOINTS, paths.REPORT)
-
-
-def run_register(params: Params) -> None:
-    """List the iterations as model versions, with what each is and how it did."""
-    from spin.registry import register_models
-
-    register_models(params, Path.cwd())
+def _training_key(params: Params, name: str) -> tuple[Any, ...]:
+    """What the result of a training depends on."""
+    plan = params.stage(name)
+    training = params.training.model_dump(exclude=NOT_THE_METHOD)
+    inputs = digest_of(
+        paths.DATA / "manifest.parquet", paths.DATA / "pairs.parquet", paths.CACHE / "cache.json"
+    )
+    if name not in params.iterations:
+        return plan.model_dump(), training, params.seed, checkpoint_digest(plan.prev), inputs
+    # What an image's pixels were is in the manifest's digests, and what the opponents drew in their shards'.
+    opponents = paths.OPPONENTS / name
+    inputs += digest_of(opponents / "index.parquet", *sorted(opponents.glob("shard-*/latents.safetensors")))
+    iterates = [checkpoint_digest(iterate) for iterate in earlier_iterates(params, name)]
+    return plan.model_dump(), training, params.objective.model_dump(), params.seed, iterates, inputs
 
 
 def _iteration_prev(params: Params, name: str) -> str:
@@ -198,6 +208,4 @@ def _iteration_prev(params: Params, name: str) -> str:
 
 def default_device() -> str:
     """The accelerator if there is one, else the CPU."""
-    from accelerate import PartialState
-
-    return str(PartialState().device)
+    return str(process_state().device)

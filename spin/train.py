@@ -1,22 +1,28 @@
 """One training stage: the player learns against a frozen reference. State in, reports out; saving is the caller's.
 
-SPIN, Diffusion-DPO and supervised fine-tuning share this loop; they differ in the batch and in the loss.
+SPIN, Diffusion-DPO and supervised fine-tuning share this loop; they differ in the batch and in the goal.
+
+Each process takes an equal share of every batch, adds up its gradient in micro-batches, and the gradients are averaged
+once per update. That they meet in one place, and not inside the backward pass, lets one process run out of memory
+without leaving the others waiting for it.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spin.batches import Batch
+from spin.chains import ChainBatch
 from spin.errors import NonFiniteError
-from spin.models.stable_diffusion import predict
-from spin.objectives import denoising_error, implicit_accuracy, preference_loss, sft_loss
-from spin.params import TrainingParams
+from spin.memory import MicroBatch, is_out_of_memory
+from spin.steps import Goal, Predict, Report, micro_step
+
+MAX_OVERFLOWS = 20
+"""Attempts at one fp16 update, each at half the last one's loss scale, before training stops."""
 
 
 @dataclass
@@ -24,120 +30,141 @@ class TrainState:
     """All that changes in training, and so all that a resumed run needs; randomness is a function of `step`."""
 
     player: nn.Module
-    optimizer: torch.optim.Optimizer
+    trainable: list[nn.Parameter]
+    """What the optimizer moves, fp32."""
+    optimizer: Any
+    """From `Accelerator.prepare`, which ties it to fp16's loss scale."""
     lr_scheduler: Any
+    micro_batch: MicroBatch
+    ema: Any = None
+    """Average of `trainable`, see `spin.ema`; None to keep none."""
     step: int = 0
     """Optimizer updates done."""
+    overflows: int = 0
+    """fp16 updates that were not applied and tried again."""
 
 
-class Errors(NamedTuple):
-    """Denoising errors of one model on a batch, each (B,) fp32."""
+@dataclass(frozen=True)
+class Game:
+    """What stays as it is while the player trains."""
 
-    real: Tensor
-    gen: Tensor | None
-
-
-def denoise(unet: nn.Module, batch: Batch) -> Errors:
-    """Measure a model's errors on a batch; real and generated images go through the network together."""
-    timesteps, states = batch.timesteps, batch.encoder_hidden_states
-    if batch.x_t_gen is None or batch.target_gen is None:
-        return Errors(
-            denoising_error(predict(unet, batch.x_t_real, timesteps, states), batch.target_real), None
-        )
-    x_t = torch.cat([batch.x_t_real, batch.x_t_gen])  # (2B, C, h, w)
-    prediction = predict(unet, x_t, timesteps.repeat(2), states.repeat(2, 1, 1))
-    real, gen = denoising_error(prediction, torch.cat([batch.target_real, batch.target_gen])).chunk(2)
-    return Errors(real, gen)
+    predict: Predict
+    goal: Goal
+    opponent_of: Callable[[int], nn.Module]
+    """Update -> the frozen reference that it is measured against."""
+    draw_batch: Callable[[int], Batch | ChainBatch]
+    """Update -> the whole effective batch."""
+    num_steps: int
+    max_grad_norm: float
 
 
-def micro_step(
-    player: nn.Module, opponent: nn.Module, batch: Batch, beta: float | None
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one micro-batch, and what to report of it. `beta` None means supervised fine-tuning."""
-    with torch.no_grad():
-        opponent_errors = denoise(opponent, batch)
-    player_errors = denoise(player, batch)
-    report = {
-        "error_real": player_errors.real.mean().item(),
-        "error_real_change": (player_errors.real - opponent_errors.real).mean().item(),
-    }
-    if beta is None or player_errors.gen is None or opponent_errors.gen is None:
-        loss = sft_loss(player_errors.real)
-        return loss, {"loss": loss.item(), **report}
-    loss, margin = preference_loss(
-        player_errors.real, player_errors.gen, opponent_errors.real, opponent_errors.gen, beta
-    )
-    report |= {
-        "error_gen": player_errors.gen.mean().item(),
-        "error_gen_change": (player_errors.gen - opponent_errors.gen).mean().item(),
-        "implicit_accuracy": implicit_accuracy(margin).item(),
-        "margin": margin.mean().item(),
-    }
-    return loss, {"loss": loss.item(), **report}
+def train(state: TrainState, game: Game, accelerator: Accelerator, on_step: Callable[[Report], None]) -> None:
+    """Bring `state` to `game.num_steps` updates; `on_step` gets one report per update.
 
-
-def train(
-    state: TrainState,
-    opponent: nn.Module,
-    draw_batch: Callable[[int], Batch],
-    num_steps: int,
-    beta: float | None,
-    params: TrainingParams,
-    accelerator: Accelerator,
-    on_step: Callable[[dict[str, float]], None],
-) -> None:
-    """Bring `state` to `num_steps` updates against a frozen opponent; `on_step` gets one report per update.
-
-    Raises `NonFiniteError` before the optimizer moves if a loss or the gradient is not finite.
+    Raises `NonFiniteError` before the optimizer moves if a loss or the gradient is not finite; with fp16 a gradient
+    that overflows is tried again at half the loss scale first.
     """
-    opponent.eval().requires_grad_(False)
     state.player.train()
-    while state.step < num_steps:
-        batch = draw_batch(state.step)
-        reports = _accumulate(state, opponent, batch, beta, params, accelerator)
-        grad_norm = accelerator.clip_grad_norm_(state.player.parameters(), params.max_grad_norm)
-        if grad_norm is None or not torch.isfinite(grad_norm):
+    while state.step < game.num_steps:
+        learning_rate = state.optimizer.param_groups[0]["lr"]
+        report, grad_norm = _update(state, game, accelerator)
+        state.lr_scheduler.step()
+        if state.ema is not None:
+            state.ema.step(state.trainable)
+        state.step += 1
+        on_step({"step": state.step, **report, "grad_norm": grad_norm, "learning_rate": learning_rate})
+
+
+def _update(state: TrainState, game: Game, accelerator: Accelerator) -> tuple[Report, float]:
+    """Move the optimizer once; return the mean report of the batch and the gradient norm before clipping."""
+    batch = game.draw_batch(state.step)
+    opponent = game.opponent_of(state.step)
+    for _ in range(MAX_OVERFLOWS):
+        report = _gradient(state, game, opponent, batch, accelerator)
+        grad_norm = accelerator.clip_grad_norm_(state.trainable, game.max_grad_norm)
+        if accelerator.scaler is None and not torch.isfinite(grad_norm):
             raise NonFiniteError(
                 f"the gradient norm must be finite, got {grad_norm} at update {state.step + 1}; the update was not "
                 "applied: lower the learning rate or beta, or train in fp32."
             )
-        learning_rate = state.optimizer.param_groups[0]["lr"]
-        state.optimizer.step()
-        state.lr_scheduler.step()
+        state.optimizer.step()  # with fp16 it does not move on an overflow, and halves the loss scale
         state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
-        mean = _mean_report(reports, accelerator)
-        on_step({"step": state.step, **mean, "grad_norm": grad_norm.item(), "learning_rate": learning_rate})
+        if accelerator.scaler is None or not state.optimizer.step_was_skipped:
+            return report, float(grad_norm)
+        state.overflows += 1
+    raise NonFiniteError(
+        f"the gradient must be finite in fp16 at some loss scale, but update {state.step + 1} overflowed "
+        f"{MAX_OVERFLOWS} times; it was not applied: lower the learning rate or beta, or train in bf16 or fp32."
+    )
+
+
+def _gradient(
+    state: TrainState,
+    game: Game,
+    opponent: nn.Module,
+    batch: Batch | ChainBatch,
+    accelerator: Accelerator,
+) -> Report:
+    """Put the gradient of the effective batch on the player, in smaller micro-batches if memory runs out."""
+    share = list(batch.micro_batches(batch.num_rows // accelerator.num_processes))[accelerator.process_index]
+    while True:
+        try:
+            table, failed = _accumulate(state, game, opponent, share, accelerator), False
+        except Exception as error:
+            if not (is_out_of_memory(error) and state.micro_batch.can_shrink()):
+                raise
+            table, failed = {}, True
+        if not _any(failed, accelerator):
+            _average_gradients(state.trainable, accelerator)
+            return _average_report(table, accelerator)
+        state.optimizer.zero_grad(set_to_none=True)  # what a part of the batch left: nothing counts twice
+        state.micro_batch.shrink()
 
 
 def _accumulate(
     state: TrainState,
+    game: Game,
     opponent: nn.Module,
-    batch: Batch,
-    beta: float | None,
-    params: TrainingParams,
+    share: Batch | ChainBatch,
     accelerator: Accelerator,
-) -> list[dict[str, float]]:
-    """Gradient of the effective batch: this process's share of the micro-batches, averaged over all of them."""
-    parts = list(batch.micro_batches(params.micro_batch_size))
-    mine = parts[accelerator.process_index :: accelerator.num_processes]
-    reports = []
-    for index, part in enumerate(mine):
-        last = index == len(mine) - 1
-        with nullcontext() if last else accelerator.no_sync(state.player), accelerator.autocast():
-            loss, report = micro_step(state.player, opponent, part.to(accelerator.device), beta)
-            if not torch.isfinite(loss):
-                raise NonFiniteError(
-                    f"the loss must be finite, got {loss.item()} at update {state.step + 1}; the update was not "
-                    "applied: lower the learning rate or beta, or train in fp32."
-                )
-            accelerator.backward(loss / len(mine))
-        reports.append(report)
-    return reports
+) -> Report:
+    """Add up the gradient of this process's share of the batch; return the mean of what the micro-batches report."""
+    sums: dict[str, float] = {}
+    for part in share.micro_batches(state.micro_batch.size):
+        parts = share.num_rows / part.num_rows  # how many of this size make up the share
+
+        def backward(loss: Tensor, parts: float = parts) -> None:
+            accelerator.backward(loss / parts)
+
+        with accelerator.autocast():
+            report = micro_step(
+                game.predict, state.player, opponent, part.to(accelerator.device), game.goal, backward
+            )
+        for name, value in report.items():
+            sums[name] = sums.get(name, 0.0) + value / parts
+    return sums
 
 
-def _mean_report(reports: list[dict[str, float]], accelerator: Accelerator) -> dict[str, float]:
-    """Average over this process's micro-batches, then over processes."""
-    table = torch.tensor([list(report.values()) for report in reports], dtype=torch.float64)
-    mean: Tensor = accelerator.reduce(table.mean(0).float().to(accelerator.device), "mean")
-    return dict(zip(reports[0], mean.tolist(), strict=True))
+def _any(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether `flag` holds in any process."""
+    if accelerator.num_processes == 1:
+        return flag
+    total: Tensor = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
+    return bool(total.item())
+
+
+def _average_gradients(trainable: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+    if accelerator.num_processes == 1:
+        return
+    for parameter in trainable:
+        if parameter.grad is None:  # every process must take part in every sum
+            parameter.grad = torch.zeros_like(parameter)
+        torch.distributed.all_reduce(parameter.grad)
+        parameter.grad /= accelerator.num_processes
+
+
+def _average_report(report: Report, accelerator: Accelerator) -> Report:
+    """Average over processes, in fp32."""
+    values = torch.tensor(list(report.values()), dtype=torch.float64).float().to(accelerator.device)
+    mean: Tensor = accelerator.reduce(values, "mean")
+    return dict(zip(report, mean.tolist(), strict=True))

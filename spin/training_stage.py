@@ -1,115 +1,243 @@
 """A training stage from files to files: set up, resume, train, save."""
 
 import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
+from torch import nn
 
-from spin.batches import draw_batch
+from spin.batches import Batch, draw_batch
+from spin.chains import ChainBatch, draw_chain_batch, open_chain
+from spin.contestants import Contestants, make_contestants
 from spin.data.cache import Cache
 from spin.data.training import TrainingSet, dpo_training_set, sft_training_set, spin_training_set
-from spin.errors import ParamsError
-from spin.files import replacing_file
-from spin.models import StableDiffusion, load_model, save_checkpoint
-from spin.params import DpoParams, IterationParams, Params, SftParams, TrainingParams
+from spin.ema import averaged, make_ema
+from spin.files import read_json, replacing_file
+from spin.memory import MicroBatch
+from spin.models import save_checkpoint
+from spin.models.checkpoint import MODEL_FILE
+from spin.objectives import RisingErrors
+from spin.optim import make_lr_scheduler, make_optimizer
+from spin.params import DpoParams, IterationParams, ObjectiveParams, Params, SftParams, TrainingParams
+from spin.precision import DTYPES, make_accelerator, store_products_in
+from spin.preview import make_preview
 from spin.progress import Progress
 from spin.resume import restore_state, save_state
-from spin.train import TrainState, train
+from spin.schedule import NoiseSchedule
+from spin.seeding import generator_for
+from spin.steps import Goal, Report
+from spin.train import Game, TrainState, train
 
 logger = logging.getLogger(__name__)
 
 StagePlan = IterationParams | SftParams | DpoParams
 
 
-def open_training_set(plan: StagePlan, data: Path, cache: Cache, opponents: Path) -> TrainingSet:
+@dataclass(frozen=True)
+class Inputs:
+    """Folders that a training stage reads and keeps its unfinished work in."""
+
+    data: Path
+    cache: Path
+    opponents: Path
+    prev: Path
+    """The checkpoint that the player starts from."""
+    work: Path
+    previews: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished training stage tells besides its checkpoint."""
+
+    curve: list[Report]
+    """One row per optimizer update."""
+    run: dict[str, Any]
+    """How it ran on this machine: micro-batch size, processes, pairs per second; no part of the method."""
+
+
+def open_training_set(plan: StagePlan, inputs: Inputs, cache: Cache) -> TrainingSet:
     """The examples a stage's objective asks for."""
     if isinstance(plan, IterationParams):
-        return spin_training_set(data, cache, opponents)
-    return dpo_training_set(data, cache) if isinstance(plan, DpoParams) else sft_training_set(data, cache)
+        return spin_training_set(inputs.data, cache, inputs.opponents)
+    if isinstance(plan, DpoParams):
+        return dpo_training_set(inputs.data, cache)
+    return sft_training_set(inputs.data, cache)
 
 
-def make_accelerator(params: TrainingParams) -> Accelerator:
-    """Set up devices and precision; raises `ParamsError` if the micro-batches cannot be dealt out evenly."""
-    accelerator = Accelerator(mixed_precision="no" if params.precision == "fp32" else params.precision)
-    parts = params.batch_size // params.micro_batch_size
-    if parts % accelerator.num_processes:
-        raise ParamsError(
-            f"training.batch_size / training.micro_batch_size must be a multiple of the {accelerator.num_processes} "
-            f"processes, got {parts}; change one of them."
-        )
-    return accelerator
+def make_goal(
+    plan: StagePlan, objective: ObjectiveParams, schedule: NoiseSchedule, prediction_type: str
+) -> Goal:
+    """What a stage minimizes: `objective` for a self-play iteration, the papers' own for the baselines."""
+    if isinstance(plan, IterationParams):
+        return Goal.of(objective, plan.beta, schedule, prediction_type)
+    return Goal(plan.beta if isinstance(plan, DpoParams) else None)
+
+
+def set_up_contestants(params: Params, name: str, prev: Path, device: torch.device) -> Contestants:
+    """Load both sides in the formats they train in; the text and image encoders stay on the CPU."""
+    training, plan = params.training, params.stage(name)
+    dtype = DTYPES[training.precision]
+    reference = params.objective.reference if isinstance(plan, IterationParams) else "previous"
+    contestants = make_contestants(prev, device, training.lora, reference, dtype, params.seed)
+    contestants.player.to(device)
+    if training.lora is None:
+        for opponent in contestants.opponents:
+            store_products_in(opponent, dtype)
+    if training.gradient_checkpointing:
+        contestants.player.enable_gradient_checkpointing()  # type: ignore[operator]
+    if training.compile:
+        for network in (contestants.player, *contestants.opponents):
+            network.compile()  # in place, so the names of the weights stay as they are
+    return contestants
 
 
 def make_state(
-    diffusion: StableDiffusion, plan: StagePlan, params: TrainingParams, accelerator: Accelerator
+    contestants: Contestants, plan: StagePlan, params: TrainingParams, accelerator: Accelerator
 ) -> TrainState:
-    """The player at the weights of `prev`, its optimizer and its learning rate schedule."""
-    player = diffusion.unet.float().requires_grad_(True)
-    if params.gradient_checkpointing:
-        player.enable_gradient_checkpointing()
-    optimizer = torch.optim.AdamW(
-        player.parameters(),
-        lr=plan.learning_rate,
-        betas=(params.adam_betas[0], params.adam_betas[1]),
-        eps=params.adam_eps,
-        weight_decay=params.weight_decay,
+    """The player, its optimizer and its learning rate schedule, at their start."""
+    trainable = contestants.trainable()
+    optimizer = make_optimizer(trainable, plan.learning_rate, params, accelerator.device)
+    lr_scheduler = make_lr_scheduler(optimizer, plan, params)
+    return TrainState(
+        contestants.player,
+        trainable,
+        accelerator.prepare_optimizer(optimizer),
+        lr_scheduler,
+        MicroBatch.of(params, params.batch_size // accelerator.num_processes),
+        None if params.ema_decay is None else make_ema(trainable, params.ema_decay),
     )
-    name = "constant_with_warmup" if params.lr_scheduler == "constant" else params.lr_scheduler
-    lr_scheduler = get_scheduler(
-        name, optimizer, num_warmup_steps=plan.warmup_steps, num_training_steps=plan.num_steps
+
+
+def reference_of_update(opponents: list[nn.Module], seed: int, name: str) -> Callable[[int], nn.Module]:
+    """Update -> the opponent it is measured against: one of them all, drawn from the stream of the update."""
+
+    def opponent_of(step: int) -> nn.Module:
+        if len(opponents) == 1:
+            return opponents[0]
+        generator = generator_for("reference", seed, name, step)
+        return opponents[int(torch.randint(len(opponents), (), generator=generator))]
+
+    return opponent_of
+
+
+def make_game(params: Params, name: str, contestants: Contestants, training_set: TrainingSet) -> Game:
+    """Goal, opponents and batches of a stage."""
+    plan, diffusion = params.stage(name), contestants.diffusion
+    schedule = diffusion.noise_schedule
+    shared_noise = params.objective.shared_noise or not isinstance(plan, IterationParams)
+    draw: Callable[[int], Batch | ChainBatch]
+    if isinstance(plan, IterationParams) and params.objective.kind == "exact":
+        chain = open_chain(diffusion, training_set, params, plan.num_steps)
+        draw = partial(
+            draw_chain_batch, training_set, diffusion, chain, params.training, shared_noise, params.seed, name
+        )
+    else:
+        draw = partial(
+            draw_batch, training_set, diffusion, schedule, params.training, shared_noise, params.seed, name
+        )
+    return Game(
+        diffusion.predict,
+        make_goal(plan, params.objective, schedule, diffusion.prediction_type),
+        reference_of_update(contestants.opponents, params.seed, name),
+        draw,
+        plan.num_steps,
+        params.training.max_grad_norm,
     )
-    wrapped, wrapped_optimizer = accelerator.prepare(player, optimizer)
-    return TrainState(wrapped, wrapped_optimizer, lr_scheduler)
 
 
-def run_training(
-    params: Params, name: str, data: Path, cache_dir: Path, opponents: Path, prev: Path, work: Path, out: Path
-) -> list[dict[str, float]]:
-    """Train the stage `name` from the checkpoint `prev` into the existing empty folder `out`; return its curve.
+def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Trained:
+    """Train the stage `name` from `inputs.prev` into the existing empty folder `out`, which the main process writes.
 
-    A state in `work`, left by a killed run of the same work, is continued; the result is the same to the bit.
+    A state in `inputs.work`, left by a killed run of the same work, is continued; the result is the same to the bit.
     """
     plan = params.stage(name)
     accelerator = make_accelerator(params.training)
-    training_set = open_training_set(plan, data, Cache(cache_dir), opponents)
-    diffusion = load_model(prev)
-    opponent = load_model(prev, accelerator.device).unet
-    schedule = diffusion.noise_schedule
-    state = make_state(diffusion, plan, params.training, accelerator)
-    player = accelerator.unwrap_model(state.player)
-    reports = restore_state(work, state, player)
+    cache = Cache(inputs.cache)
+    cache.check_encoders(read_json(inputs.prev / MODEL_FILE))
+    training_set = open_training_set(plan, inputs, cache)
+    contestants = set_up_contestants(params, name, inputs.prev, accelerator.device)
+    game = make_game(params, name, contestants, training_set)
+    state = make_state(contestants, plan, params.training, accelerator)
+    reports = restore_state(inputs.work, state, accelerator)
     if reports:
         logger.info("%s: resuming from its step checkpoint at update %d", name, state.step)
+    preview = make_preview(params, inputs.data, cache, contestants.diffusion, inputs.previews)
     with Progress(f"train {name}", plan.num_steps, "updates", done=state.step) as progress:
-
-        def on_step(report: dict[str, Any]) -> None:
-            reports.append(report)
-            progress.update(1, f"loss {report['loss']:.4f}, real {report['error_real_change']:+.5f}")
-            if accelerator.is_main_process and state.step % params.training.checkpoint_every == 0:
-                save_state(work, state, player, reports)
-
-        train(
-            state,
-            opponent,
-            lambda step: draw_batch(
-                training_set, diffusion, schedule, params.training, params.seed, name, step
-            ),
-            plan.num_steps,
-            None if isinstance(plan, SftParams) else plan.beta,
-            params.training,
-            accelerator,
-            on_step,
-        )
+        after = AfterUpdate(params.training, inputs.work, state, accelerator, reports, progress, preview)
+        train(state, game, accelerator, after)
     if accelerator.is_main_process:
-        save_checkpoint(out, name, player, prev)
-    return reports
+        with averaged(state.ema, state.trainable):
+            save_checkpoint(out, name, contestants.player, inputs.prev)
+    return Trained(reports, describe_run(state, params.training, accelerator, after.pairs_per_second()))
 
 
-def write_curve(path: Path, reports: list[dict[str, float]]) -> None:
+class AfterUpdate:
+    """What follows every update: the curve, the line of progress, the step checkpoint, the preview."""
+
+    def __init__(
+        self,
+        params: TrainingParams,
+        work: Path,
+        state: TrainState,
+        accelerator: Accelerator,
+        reports: list[Report],
+        progress: Progress,
+        preview: Callable[[TrainState, Accelerator], None],
+    ) -> None:
+        """Continue `reports`, the curve up to `state`, in place."""
+        self.params, self.work, self.state, self.accelerator = params, work, state, accelerator
+        self.reports, self.progress, self.preview = reports, progress, preview
+        self._first, self._started = state.step, time.monotonic()
+        self._watch = RisingErrors()
+        for report in reports:
+            self._watch.see(report)
+
+    def __call__(self, report: Report) -> None:
+        """Take in the report of one update."""
+        self.reports.append(report)
+        self._watch.see(report)
+        note = f"loss {report['loss']:.4f}, real {report['error_real_change']:+.5f}"
+        self.progress.update(1, f"{note}, {self.pairs_per_second():.3g} pairs/s")
+        if not self.accelerator.is_main_process:
+            return
+        step, every = self.state.step, self.params.preview_every
+        if step % self.params.checkpoint_every == 0:
+            save_state(self.work, self.state, self.accelerator, self.reports)
+        if every and step % every == 0:
+            self.preview(self.state, self.accelerator)
+
+    def pairs_per_second(self) -> float:
+        """Since this process began, over all devices."""
+        updates = self.state.step - self._first
+        return updates * self.params.batch_size / max(time.monotonic() - self._started, 1e-9)
+
+
+def describe_run(
+    state: TrainState, params: TrainingParams, accelerator: Accelerator, pairs_per_second: float
+) -> dict[str, Any]:
+    """How a training ran on this machine."""
+    device = accelerator.device
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "processes": accelerator.num_processes,
+        "precision": params.precision,
+        "micro_batch_size": state.micro_batch.size,
+        "pairs_per_second": round(pairs_per_second, 3),
+        "overflows": state.overflows,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else 0,
+    }
+
+
+def write_curve(path: Path, reports: list[Report]) -> None:
     """One row per optimizer update; `dvc plots` and the report read it."""
     with replacing_file(path) as temporary:
         pd.DataFrame(reports).to_csv(temporary, index=False)

@@ -10,7 +10,7 @@ from tasks.stage import run_stage, stage_task
 
 @stage_task(name="data")
 def prepare_data(stage: str, root: Path) -> State[Any]:
-    """Make the manifest of the training set and the prompt sets, or check the base model and record what it is."""
+    """Make the training set's manifest or a prompt set, or find a base or released model and record what it is."""
     return run_stage(stage, root)
 
 

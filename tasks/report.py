@@ -21,7 +21,7 @@ def tabulate(stage: str, root: Path) -> State[Any]:
     """Compute means, medians and winning rates, and show them."""
     state = run_stage(stage, root)
     if state.is_completed():
-        publish_tables(root / TABLES)
+        publish_tables(root / TABLES / stage.partition("@")[2])
     return state
 
 
@@ -35,13 +35,17 @@ def write_report(stage: str, root: Path) -> State[Any]:
 
 
 def publish_tables(folder: Path) -> None:
-    """Show every Markdown table of `folder` in one artifact, winning rates first."""
+    """Show every Markdown table of a prompt set's `folder` in one artifact, winning rates first."""
     tables = sorted(folder.glob("*.md"), key=lambda path: (not path.stem.startswith("winrate"), path.stem))
     if tables:
         text = "\n\n".join(
             f"## {path.stem.replace('_', ' ')}\n\n{path.read_text('utf-8')}" for path in tables
         )
-        create_markdown_artifact(key="tables", markdown=text, description="Means, medians and winning rates")
+        create_markdown_artifact(
+            key=f"tables-{folder.name.replace('_', '-')}",
+            markdown=text,
+            description=f"Means, medians and winning rates on {folder.name}",
+        )
 
 
 def publish_grid(picture: Path) -> None:

@@ -51,8 +51,8 @@ def write_outputs(outputs: Path, num_prompts: int = 64) -> None:
     """Write scores, samples, curves and checkpoints of every model below `outputs`."""
     for model in LEVEL:
         frame = score_frame(model, num_prompts)
-        write_scores(outputs / "scores" / model, frame)
-        write_samples(outputs / "samples" / model, frame)
+        write_scores(outputs / "scores" / "test" / model, frame)
+        write_samples(outputs / "samples" / "test" / model, frame)
         write_json(
             outputs / "checkpoints" / model / "model.json", {"unet_sha256": f"{sum(map(ord, model)):064x}"}
         )

@@ -1,8 +1,11 @@
 """The flow on miniature DVC projects: order, what is cached, what a failure holds up, and parity with DVC."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +139,32 @@ def test_the_flow_shows_the_tables_and_the_grid(dvc_project: MakeProject) -> Non
     assert grid is not None
     assert str(grid.data).startswith("![")
     assert len(str(grid.data)) < 50_000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_ctrl_c_ends_every_child_and_the_same_command_goes_on(dvc_project: MakeProject) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    wait = "if test -e quick; then touch made; else echo $$ > child; exec sleep 300; fi"
+    root = dvc_project(f"stages:\n  data: {{cmd: '{wait}', outs: [made]}}\n")
+    command = [sys.executable, "-m", "flows.spin_diffusion", "--root", str(root)]
+    environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (root / "child").is_file() or not (root / "child").read_text().strip():
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        child = int((root / "child").read_text())
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted; the stages under way were ended" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+    (root / "quick").touch()
+    again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert (root / "made").is_file()

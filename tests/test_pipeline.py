@@ -45,8 +45,8 @@ def test_the_whole_loop_and_what_a_change_reruns(
 
     first = run(tmp_path)
     assert first.is_completed(), first.message
-    assert first.message == "19 stages ran, 0 were cached."
-    summary = read_json(tmp_path / "outputs/tables/summary.json")
+    assert first.message == "20 stages ran, 0 were cached."
+    summary = read_json(tmp_path / "outputs/tables/test/summary.json")
     assert summary["champion"] in ("iter1", "iter2")
     assert set(summary["win_rate_over_base"]) >= {"dpo", "iter1", "iter2"}
     assert (tmp_path / "outputs/report/report.html").stat().st_size > 10_000
@@ -65,23 +65,23 @@ def test_the_whole_loop_and_what_a_change_reruns(
     }
     assert stale == {
         "train@iter2",
-        "tables",
+        "tables@test",
         "register",
     }  # tables and register list the iterations themselves
     second = run(tmp_path)
     assert second.is_completed(), second.message
     assert (
-        second.message == "6 stages ran, 13 were cached."
+        second.message == "6 stages ran, 14 were cached."
     )  # train, generate, score, tables, report, register
 
     # Removing an iteration's outputs does the same, with the same result.
-    before = read_json(tmp_path / "outputs/tables/summary.json")
-    for folder in ("opponents", "checkpoints", "samples", "scores"):
+    before = read_json(tmp_path / "outputs/tables/test/summary.json")
+    for folder in ("opponents", "checkpoints", "samples/test", "scores/test"):
         shutil.rmtree(tmp_path / "outputs" / folder / "iter2")
     ran = dvc(tmp_path, "repro")
     assert "opponents@iter2" in ran
     assert "train@iter1" not in [
         line.split("'")[1] for line in ran.splitlines() if line.startswith("Running stage")
     ]
-    assert read_json(tmp_path / "outputs/tables/summary.json") == before
+    assert read_json(tmp_path / "outputs/tables/test/summary.json") == before
     assert os.path.exists(tmp_path / "outputs/checkpoints/iter2/unet/config.json")

@@ -26,8 +26,7 @@ def params() -> Params:
 
 
 def report(outputs: Path) -> None:
-    stages = [outputs / name for name in ("tables", "samples", "curves", "checkpoints", "report")]
-    write_report(params(), *stages)
+    write_report(params(), outputs, outputs / "report")
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +34,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with its report; one prompt holds markup."""
     outputs = tmp_path_factory.mktemp("outputs")
     write_outputs(outputs, 8)
-    manifest = outputs / "samples" / "base" / "manifest.parquet"
+    manifest = outputs / "samples" / "test" / "base" / "manifest.parquet"
     frame = pd.read_parquet(manifest)
     frame.loc[0, "prompt"] = "<script>alert('&')</script>"
     frame.to_parquet(manifest)
-    write_tables(params(), outputs / "scores", outputs / "tables", ["clean"])
+    write_tables(params(), outputs / "scores" / "test", outputs / "tables" / "test", ["clean"])
     report(outputs)
     return outputs
 
@@ -96,9 +95,10 @@ def test_every_opened_element_is_closed(page: str) -> None:
 
 def test_the_gallery_shows_every_model_on_evenly_spread_prompts(outputs: Path, page: str) -> None:
     assert page.count('<img src="data:image/png;base64,') == 2 * 7
-    rows = read_gallery(outputs / "samples", ["base", "iter1"], 3)
+    samples = outputs / "samples" / "test"
+    rows = read_gallery(samples, ["base", "iter1"], 3)
     assert [row.prompt_id for row in rows] == ["test-00000", "test-00004", "test-00007"]
-    assert len(read_gallery(outputs / "samples", ["base"], 100)) == 8
+    assert len(read_gallery(samples, ["base"], 100)) == 8
     assert len(list((outputs / "report" / "images").glob("*/*.png"))) == 2 * 7
 
 
@@ -110,17 +110,12 @@ def test_the_same_inputs_give_the_same_figures(outputs: Path) -> None:
 
 
 def test_what_is_missing_is_named(outputs: Path, tmp_path: Path) -> None:
+    for name in ("tables", "samples", "checkpoints"):
+        (tmp_path / name).symlink_to(outputs / name)
     with pytest.raises(EvaluationError, match=r"training curves of sft, but .*sft\.csv is missing"):
-        write_report(
-            params(),
-            outputs / "tables",
-            outputs / "samples",
-            tmp_path,
-            outputs / "checkpoints",
-            tmp_path / "out",
-        )
+        write_report(params(), tmp_path, tmp_path / "out")
     with pytest.raises(EvaluationError, match="manifest of the images of iter9"):
-        read_gallery(outputs / "samples", ["base", "iter9"], 2)
+        read_gallery(outputs / "samples" / "test", ["base", "iter9"], 2)
     assert not (tmp_path / "out").exists()
 
 
@@ -144,3 +139,22 @@ def test_the_revision_is_the_commit_or_says_that_there_is_none(tmp_path: Path) -
     for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "one"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     assert re.fullmatch("[0-9a-f]{40}", git_revision(tmp_path))
+
+
+def test_every_prompt_set_has_its_section(outputs: Path, tmp_path: Path) -> None:
+    for kind in ("tables", "samples"):
+        (tmp_path / kind).mkdir()
+        for name in ("test", "val"):
+            (tmp_path / kind / name).symlink_to(outputs / kind / "test")
+    for name in ("curves", "checkpoints"):
+        (tmp_path / name).symlink_to(outputs / name)
+    raw = params().model_dump()
+    raw["prompt_sets"]["val"] = {"prompts": "val", "source": None}
+    raw["evaluate"]["prompt_sets"] = ["test", "val"]
+    write_report(Params.model_validate(raw), tmp_path, tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    identifiers = re.findall(r' id="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    assert {"winning-test", "winning-val", "gallery-val"} <= set(identifiers)
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(identifiers), "every link leads somewhere"
+    assert (tmp_path / "report" / "val" / "grid.png").is_file()

@@ -16,6 +16,7 @@ from torch import Tensor
 from spin.errors import ScoreError
 from spin.files import read_json, sha256_file, write_json
 from spin.rewards import load_scorer, score_folder, score_images
+from spin.rewards.heads import head_for
 from spin.toy.scorers import build_scorers
 from spin.toy.world import render, split_scenes, to_uint8
 
@@ -161,6 +162,20 @@ def test_weights_that_lack_a_key_or_have_one_too_many_are_refused(tiny: Path, tm
     path.write_bytes(b"torn")
     with pytest.raises(ScoreError, match="must hold readable weights"):
         load_scorer("image_reward", str(tmp_path / "ir"))
+
+
+def test_weights_are_moved_and_not_copied_so_that_loading_holds_them_once(tiny: Path) -> None:
+    from spin.rewards.sources import load_strictly, read_state, without_weights
+
+    path = tiny / "aesthetic" / "head.safetensors"
+    state = read_state(path)
+    expected = {key: value.clone() for key, value in state.items()}
+    with without_weights():
+        head = head_for(state)
+    assert all(parameter.is_meta for parameter in head.parameters()), "no memory before there are weights"
+    load_strictly(head, state, path)
+    assert not state
+    assert all(torch.equal(value, expected[key]) for key, value in head.state_dict().items())
 
 
 def test_pickled_code_in_a_checkpoint_is_never_run(tiny: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from spin.files import write_json
 from spin.models import StableDiffusion, load_model, reference_of
+from spin.models.conditioning import square_geometry
 from spin.params import BaseParams, SamplerParams
 from spin.sampling import sample_images, sample_latents
 from spin.seeding import generator_for
@@ -17,7 +18,10 @@ PROMPTS = ["a red circle left of a blue square on white", "a green square above 
 @pytest.fixture(scope="module")
 def diffusion(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
     checkpoint = tmp_path_factory.mktemp("checkpoint")
-    write_json(checkpoint / "model.json", reference_of(BaseParams(source=str(tiny_base), revision=None)))
+    write_json(
+        checkpoint / "model.json",
+        reference_of(BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)),
+    )
     return load_model(checkpoint)
 
 
@@ -36,9 +40,10 @@ def sampler(
 
 
 def draw(diffusion: StableDiffusion, rows: list[int], params: SamplerParams) -> torch.Tensor:
-    states = diffusion.encode_prompts([PROMPTS[row] for row in rows])
+    text, empty = diffusion.encode_prompts([PROMPTS[row] for row in rows]), diffusion.encode_prompts([""])
     generators = [generator_for("image", row) for row in rows]
-    return sample_latents(diffusion, states, diffusion.encode_prompts([""]), generators, params, 32)
+    geometry = square_geometry(len(rows), 32)
+    return sample_latents(diffusion, text, empty, geometry, generators, params, 32)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +92,9 @@ def test_our_sampler_is_diffusers_pipeline(diffusion: StableDiffusion, tiny_base
 
 
 def test_images_are_uint8_of_the_resolution(diffusion: StableDiffusion) -> None:
-    states = diffusion.encode_prompts(PROMPTS[:2])
+    text, empty = diffusion.encode_prompts(PROMPTS[:2]), diffusion.encode_prompts([""])
     generators = [generator_for("image", row) for row in (0, 1)]
-    images, latents = sample_images(diffusion, states, states[:1], generators, sampler(), 32)
+    images, latents = sample_images(diffusion, text, empty, square_geometry(2, 32), generators, sampler(), 32)
     assert images.shape == (2, 32, 32, 3)
     assert images.dtype == torch.uint8
     assert latents.shape == (2, 4, 8, 8)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from spin.cli import main
 from spin.errors import EvaluationError
 from spin.evaluation.console import console_table
 from spin.evaluation.findings import findings
@@ -19,6 +20,7 @@ from spin.evaluation.table import Table, escape
 from spin.evaluation.tables import read_tables, write_tables
 from spin.files import read_json, write_json
 from spin.params import Params, load_params
+from spin.prompts.named import HPS_STYLES
 from tests.fake_scores import LEVEL, score_frame, write_run, write_scores
 
 PROFILE = Path(__file__).parent.parent / "profiles" / "toy.yaml"
@@ -46,7 +48,7 @@ def edit(path: Path, change: Any) -> None:
 
 def test_every_promised_file_is_written(scores: Path, tmp_path: Path) -> None:
     write_tables(params(), scores, tmp_path / "tables", ["clean"])
-    tables = ("mean", "median", "winrate_over_base", "winrate_over_dpo")
+    tables = ("mean", "median", "std", "winrate_over_base", "winrate_over_dpo")
     expected = {f"{name}.{end}" for name in tables for end in ("csv", "md", "tex")}
     expected |= {"means.csv", "winrates.csv", "comparisons.csv", "comparisons.md", "summary.json"}
     assert {path.name for path in (tmp_path / "tables").iterdir()} == expected
@@ -197,6 +199,86 @@ def test_a_reference_is_shown_last_but_never_ranked(scores: Path, tmp_path: Path
     assert set(summary["ceiling"]) == {"clean"}
 
 
+def test_the_spread_is_shown_with_its_interval_and_nobody_wins_it(scores: Path, tmp_path: Path) -> None:
+    write_tables(params(), scores, tmp_path / "tables")
+    means = read_tables(tmp_path / "tables")[0].means.set_index(["model", "scorer"])
+    row = means.loc[("iter1", "pickscore")]
+    assert row["std"] == pytest.approx(score_frame("iter1", 24)["pickscore"].std())
+    assert row["std_low"] < row["std"] < row["std_high"]
+    text = (tmp_path / "tables" / "std.md").read_text()
+    assert "Standard deviation over prompts" in text
+    assert "**" not in text.split("\n", 1)[1]
+    assert "<u>" not in text
+
+
+def with_categories(scores: Path) -> None:
+    for model in LEVEL:
+        frame = score_frame(model, 24)
+        write_scores(scores / model, frame.assign(category=["Animals"] * 8 + ["Arts & Co"] * 16))
+
+
+def test_categories_add_up_to_the_whole(scores: Path, tmp_path: Path) -> None:
+    with_categories(scores)
+    write_tables(params(), scores, tmp_path / "tables", ["clean"])
+    frame = pd.read_csv(tmp_path / "tables" / "categories.csv").set_index(["category", "model", "scorer"])
+    base, iter1 = score_frame("base", 24)[:8], score_frame("iter1", 24)[:8]
+    row = frame.loc[("Animals", "iter1", "hps")]
+    assert row["mean"] == pytest.approx(iter1["hps"].mean())
+    assert row["win_rate"] == pytest.approx((iter1["hps"] > base["hps"]).mean())
+    means = read_tables(tmp_path / "tables")[0].means.set_index(["model", "scorer"])["mean"]
+    for scorer in ("clip", "average"):
+        parts = frame.xs(("iter1", scorer), level=("model", "scorer"))
+        assert np.average(parts["mean"], weights=parts["n"]) == pytest.approx(means["iter1", scorer])
+    text = (tmp_path / "tables" / "winrate_over_base_by_category.md").read_text()
+    assert "| Model | Animals (8) | Arts & Co (16) |" in text
+    assert "Ties count half" in text
+    latex = (tmp_path / "tables" / "mean_by_category.tex").read_text()
+    assert r"Arts \& Co (16)" in latex
+
+
+def test_few_prompts_get_a_column_each_and_no_interval(tmp_path: Path) -> None:
+    write_run(tmp_path / "scores", 3)
+    write_tables(params(), tmp_path / "scores", tmp_path / "tables")
+    text = (tmp_path / "tables" / "prompts_aesthetic.md").read_text()
+    assert "| Model | a red circle above blue square number 0 |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| SFT |"))
+    assert f"{score_frame('sft', 3)['aesthetic'][2]:.3f}" in row
+    assert "[" not in row
+    assert ",," in (tmp_path / "tables" / "prompts_aesthetic.csv").read_text(), "no bound is made up"
+
+
+@pytest.mark.slow
+def test_the_hps_benchmark_is_reported_by_style(scores: Path, tmp_path: Path) -> None:
+    chosen = params(models=["base", "sft", "dpo", "iter1", "iter2", "iter3"])
+    for model in LEVEL:
+        frame = score_frame(model, 3200)
+        write_scores(scores / model, frame.assign(category=np.repeat(HPS_STYLES, 800)), num_prompts=3200)
+    write_tables(chosen, scores, tmp_path / "tables")
+    long = pd.read_csv(tmp_path / "tables" / "styles_hps_groups.csv").set_index(["model", "style"])
+    photo = 100 * score_frame("sft", 3200)["hps"][2400:]
+    assert long["mean"]["sft", "photo"] == pytest.approx(photo.mean())
+    text = (tmp_path / "tables" / "styles_hps.md").read_text()
+    assert "tiny-1, times 100" in text
+    assert "Protocol: 3200" in text
+
+
+def test_the_command_refuses_runs_with_different_protocols_and_says_what_differs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPIN_TRACKING", "off")
+    write_run(tmp_path / "outputs" / "scores" / "test", 24)
+    other_run = tmp_path / "outputs" / "scores" / "test" / "iter2"
+    write_scores(other_run, score_frame("iter2", 24), num_inference_steps=50)
+    assert main(["tables", "--params", str(PROFILE)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said == (
+        "spin: iter2 and base cannot be compared: protocol has num_inference_steps 50 for iter2 and 15 for base; "
+        "make both in the same way."
+    )
+    assert not (tmp_path / "outputs" / "tables").exists()
+
+
 def small_table() -> Table:
     rows = [("base", 1.0), ("sft", 3.0), ("iter1", 3.0), ("iter2", 2.0), ("clean", 9.0)]
     frame = pd.DataFrame([(m, "hps", v, v - 0.2, v + 0.2) for m, v in rows])
@@ -237,6 +319,7 @@ def test_the_summary_says_so_when_another_model_is_better_or_nothing_is_shown(sc
     rates["dpo"] = {"average": 0.9, "low": 0.8, "high": 1.0}
     statistics = {"confidence": 0.95}
     summary = {
+        "iterations": ["iter1", "iter2", "iter3"],
         "champion": "iter1",
         "win_rate_over_base": rates,
         "statistics": statistics,

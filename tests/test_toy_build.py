@@ -8,7 +8,7 @@ import torch
 from spin.cli import main
 from spin.errors import ParamsError
 from spin.files import read_json
-from spin.models.checkpoint import embedded_base
+from spin.models.sources import embedded_base
 from spin.toy.build import build_toy
 
 ASSETS = embedded_base().parent

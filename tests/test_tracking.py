@@ -86,7 +86,7 @@ def test_an_unreachable_server_costs_one_warning(
     store: Path, params: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with caplog.at_level(logging.WARNING, "spin.tracking"), stage_run(params, "tables", store):
+    with caplog.at_level(logging.WARNING, "spin.tracking"), stage_run(params, "tables@test", store):
         pass
     (record,) = [each for each in caplog.records if each.name == "spin.tracking"]
     assert record.getMessage().startswith("MLflow was not written (")
@@ -94,7 +94,7 @@ def test_an_unreachable_server_costs_one_warning(
 
 
 def test_a_failed_stage_keeps_its_own_error_and_writes_nothing(store: Path, params: Params) -> None:
-    with pytest.raises(ZeroDivisionError), stage_run(params, "tables", store):
+    with pytest.raises(ZeroDivisionError), stage_run(params, "tables@test", store):
         raise ZeroDivisionError
     assert not (store / ".spin").exists()
 
@@ -152,7 +152,7 @@ def trained(store: Path, params: Params) -> Path:
         folder.mkdir(parents=True)
         (folder / "weights").write_text(name)
     rates = {name: {"average": 0.6 + n / 100} for n, name in enumerate(params.iterations)}
-    write_json(store / "outputs/tables/summary.json", {"champion": "iter2", "win_rate_over_base": rates})
+    write_json(store / "outputs/tables/test/summary.json", {"champion": "iter2", "win_rate_over_base": rates})
     return store
 
 

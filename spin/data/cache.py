@@ -1,156 +1,241 @@
 """VAE posteriors and text embeddings of a data set, computed once and read by row.
 
-images.parquet        image, row      every image of the manifest and the pairs
-captions.parquet      caption, row    every training and held-out caption; row 0 is the empty caption
+images.parquet        key, row, image, sha256    every training image of the manifest and the pairs, by key
+captions.parquet      key, row, caption          every training and held-out caption, and the empty one, by key
 latents/shard-*/      posteriors.safetensors: mean and logvar, (n, C, h, w) fp32, before scaling
-captions/shard-*/     states.safetensors: encoder_hidden_states, (n, L, D)
+captions/shard-*/     text.safetensors: what the text says to the denoiser, such as encoder_hidden_states (n, L, D)
+cache.json            the digest of every shard in order, and of the encoders
+
+A key is 64 bits of the name's SHA-256. A shard's digest covers what it encodes (the bytes of the images, or the
+captions), the preprocessing, the encoder's weights and the number format. Shards are made in a store beside the work
+of unfinished stages and found there again by their digest, so new images cost only the shards that they are in.
 """
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from spin.data.images import open_rgb, to_pixel_values
-from spin.data.manifest import read_manifest, read_prompts
+from spin.data.manifest import read_manifest, read_pairs, read_prompts
+from spin.data.tensors import ShardedTensors, holds, save_shard
 from spin.errors import DataError
-from spin.models import StableDiffusion
+from spin.files import read_json, replacing_dir, sha256_file, write_json
+from spin.models import Conditioning, LatentDiffusion
+from spin.processes import process_state
 from spin.progress import Progress
-from spin.shards import write_shards
+from spin.shards import link_or_copy, my_shards, wait_for_all, work_key
 
 SHARD_SIZE = 1024
+PREPROCESSING = {"latents": "rgb in [-1, 1], fp32", "captions": "as they are, fp32"}
+"""What happens to an image or a caption before its encoder; part of every digest."""
+_FILES = {"latents": "posteriors", "captions": "text"}
 
 
-def write_cache(data: Path, out: Path, work: Path, diffusion: StableDiffusion, batch_size: int) -> None:
-    """Encode every image and caption of the data set in `data` into the existing empty folder `out`."""
+def encoder_weights(reference: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the encoders' weights, {part: SHA-256}, from the model.json of a base or of what was trained from it."""
+    weights: dict[str, str] = reference.get("base", reference)["weights"]
+    return {part: digest for part, digest in weights.items() if part not in ("unet", "transformer")}
+
+
+def write_cache(
+    data: Path,
+    out: Path,
+    store: Path,
+    diffusion: LatentDiffusion,
+    reference: Mapping[str, Any],
+    batch_size: int,
+) -> None:
+    """Encode every training image and caption of the data set in `data` and make the folder `out` of them.
+
+    `store` keeps the shards by digest from run to run; those of the last data set that this one does not share are
+    removed. `reference` is the model.json of the base that `diffusion` is. Processes share the work; the first one
+    writes `out`, all or nothing.
+    """
+    images, captions = _names(data)
+    encoders = encoder_weights(reference)
+    contents = [sha256_file(data / image) for image in images]
+    _check_unchanged(read_manifest(data), dict(zip(images, contents, strict=True)), data)
+
+    def encode_images(rows: range) -> dict[str, Tensor]:
+        mean, logvar = diffusion.encode_images(
+            to_pixel_values([open_rgb(data / images[row]) for row in rows])
+        )
+        return {"mean": mean, "logvar": logvar}
+
+    def encode_captions(rows: range) -> dict[str, Tensor]:
+        return diffusion.encode_prompts([captions[row] for row in rows])
+
+    vae = {part: digest for part, digest in encoders.items() if part == "vae"}
+    text = {part: digest for part, digest in encoders.items() if part != "vae"}
+    keys = {
+        "latents": _write_part(store, "latents", contents, vae, encode_images, batch_size),
+        "captions": _write_part(store, "captions", captions, text, encode_captions, batch_size),
+    }
+    wait_for_all()
+    if not process_state().is_main_process:
+        return
+    with replacing_dir(out) as folder:
+        _write_index(folder / "images.parquet", image=images, sha256=contents)
+        _write_index(folder / "captions.parquet", caption=captions)
+        for part, part_keys in keys.items():
+            _collect(store / part, folder / part, _FILES[part], part_keys)
+        write_json(folder / "cache.json", {"encoders": encoders, **keys})
+
+
+def _names(data: Path) -> tuple[list[str], list[str]]:
+    """Every image to encode and every caption, the empty one first, each once."""
     manifest = read_manifest(data)
-    images = list(manifest["image"])
-    captions = ["", *manifest["caption"]]
+    images, captions = list(manifest["image"]), ["", *manifest["caption"]]
     if (data / "pairs.parquet").is_file():
-        pairs = pd.read_parquet(data / "pairs.parquet")
+        pairs = read_pairs(data)
         images += [*pairs["image_w"], *pairs["image_l"]]
         captions += list(pairs["caption"])
     for split in ("val", "test"):
         captions += list(read_prompts(data, split)["prompt"])
-    images, captions = list(dict.fromkeys(images)), list(dict.fromkeys(captions))
-    pd.DataFrame({"image": images, "row": range(len(images))}).to_parquet(out / "images.parquet", index=False)
-    pd.DataFrame({"caption": captions, "row": range(len(captions))}).to_parquet(
-        out / "captions.parquet", index=False
-    )
-
-    def encode_images(rows: range) -> dict[str, Tensor]:
-        pixel_values = to_pixel_values([open_rgb(data / images[row]) for row in rows])
-        mean, logvar = diffusion.encode_images(pixel_values)
-        return {"mean": mean, "logvar": logvar}
-
-    def encode_captions(rows: range) -> dict[str, Tensor]:
-        return {"states": diffusion.encode_prompts([captions[row] for row in rows])}
-
-    parts: list[tuple[str, str, int, Callable[[range], dict[str, Tensor]]]] = [
-        ("latents", "posteriors", len(images), encode_images),
-        ("captions", "states", len(captions), encode_captions),
-    ]
-    for part, file, num_rows, encode in parts:
-        with Progress(f"cache {part}", num_rows, "rows") as progress:
-
-            def write_shard(
-                rows: range,
-                folder: Path,
-                encode: Callable[[range], dict[str, Tensor]] = encode,
-                file: str = file,
-                progress: Progress = progress,
-            ) -> None:
-                save_tensors(folder / f"{file}.safetensors", rows, batch_size, encode, progress)
-
-            (out / part).mkdir()
-            write_shards(work / part, out / part, num_rows, SHARD_SIZE, write_shard, progress)
+    return list(dict.fromkeys(images)), list(dict.fromkeys(captions))
 
 
-def save_tensors(
-    path: Path,
-    rows: range,
+def _check_unchanged(manifest: pd.DataFrame, contents: Mapping[str, str], data: Path) -> None:
+    for image, sha256 in zip(manifest["image"], manifest["sha256"], strict=True):
+        if contents[image] != sha256:
+            raise DataError(
+                f"{data / image} must be the image that the manifest lists, but its bytes have changed; run `spin data`."
+            )
+
+
+def _write_part(
+    store: Path,
+    part: str,
+    contents: Sequence[str],
+    encoder: Mapping[str, str],
+    encode: Callable[[range], dict[str, Tensor]],
     batch_size: int,
-    compute: Callable[[range], dict[str, Tensor]],
-    progress: Progress,
-) -> None:
-    """Compute `rows` in batches and save the concatenated tensors as one safetensors file."""
+) -> list[str]:
+    """Make the shards of this process that the store lacks or holds torn; return the digests of all shards."""
+
+    def key_of(rows: range) -> str:
+        return work_key(part, PREPROCESSING[part], encoder, list(contents[rows.start : rows.stop]))
+
+    shards = my_shards(len(contents), SHARD_SIZE)
+    with Progress(f"cache {part}", sum(len(rows) for _, rows in shards), "rows") as progress:
+        for _, rows in shards:
+            key = key_of(rows)
+            path = store / part / f"{key}.safetensors"
+            if holds(path, key):
+                progress.update(len(rows), "kept from an earlier run")
+            else:
+                save_shard(path, compute_rows(rows, batch_size, encode, progress), key)
+    starts = range(0, len(contents), SHARD_SIZE)
+    return [key_of(range(start, min(start + SHARD_SIZE, len(contents)))) for start in starts]
+
+
+def compute_rows(
+    rows: range, batch_size: int, compute: Callable[[range], dict[str, Tensor]], progress: Progress
+) -> dict[str, Tensor]:
+    """Compute `rows` in batches and return the concatenated tensors, on the CPU."""
     batches: list[dict[str, Tensor]] = []
     for start in range(rows.start, rows.stop, batch_size):
         batch = range(start, min(start + batch_size, rows.stop))
         batches.append({name: tensor.cpu() for name, tensor in compute(batch).items()})
         progress.update(len(batch))
-    save_file({name: torch.cat([batch[name] for batch in batches]).contiguous() for name in batches[0]}, path)
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-class ShardedTensors:
-    """Rows of the safetensors files of a folder of shards, read on demand; memory does not grow with the data set."""
+def _collect(store: Path, out: Path, file: str, keys: Sequence[str]) -> None:
+    """Put the shards `keys` of the store into `out` in order, and remove the others from the store."""
+    for index, key in enumerate(keys):
+        shard = out / f"shard-{index:05d}"
+        shard.mkdir(parents=True)
+        link_or_copy(store / f"{key}.safetensors", shard / f"{file}.safetensors")
+    for path in store.glob("*.safetensors"):
+        if path.stem not in keys:
+            path.unlink()
 
-    def __init__(self, folder: Path, file: str) -> None:
-        """Open `folder`/shard-*/`file`.safetensors; raises `DataError` if there is none or one is torn."""
-        paths = sorted(folder.glob(f"shard-*/{file}.safetensors"))
-        if not paths:
-            raise DataError(
-                f"{folder} must hold shards of {file}, found none; run the stage that makes them again."
-            )
-        try:
-            self._shards: list[Any] = [safe_open(path, framework="pt") for path in paths]
-        except Exception as error:
-            raise DataError(
-                f"{folder} holds a torn shard ({error}); run the stage that makes it again."
-            ) from None
-        names = list(self._shards[0].keys())
-        self._sizes = [shard.get_slice(names[0]).get_shape()[0] for shard in self._shards]
 
-    def __len__(self) -> int:
-        return sum(self._sizes)
+def _key(name: str) -> int:
+    """64 bits of the name's SHA-256, as a signed integer."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
-    def rows(self, name: str, rows: Iterable[int]) -> Tensor:
-        """Gather rows of the tensor `name`, in the order given: (len(rows), ...)."""
-        return torch.stack([self._row(name, int(row)) for row in rows])
 
-    def _row(self, name: str, row: int) -> Tensor:
-        for shard, size in zip(self._shards, self._sizes, strict=True):
-            if row < size:
-                tensor: Tensor = shard.get_slice(name)[row]
-                return tensor
-            row -= size
-        raise IndexError(row)
+def _write_index(path: Path, **columns: Sequence[str]) -> None:
+    """Write a table from the names in the first column to their rows, sorted by key."""
+    names = next(iter(columns.values()))
+    frame = pd.DataFrame({"key": [_key(name) for name in names], "row": range(len(names)), **columns})
+    assert frame["key"].is_unique, "two names share 64 bits of SHA-256"
+    frame.sort_values("key").to_parquet(path, index=False)
+
+
+class _Index:
+    """Names -> rows by binary search; 16 bytes a name in memory."""
+
+    def __init__(self, path: Path) -> None:
+        frame = pd.read_parquet(path, columns=["key", "row"])
+        self._keys = frame["key"].to_numpy(dtype=np.int64)
+        self._rows = frame["row"].to_numpy(dtype=np.int64)
+
+    def places(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Where in the table the names are; raises `DataError` for one that is not there."""
+        keys = np.array([_key(name) for name in names], dtype=np.int64)
+        found = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        for name, missing in zip(names, self._keys[found] != keys, strict=True):
+            if missing:
+                raise DataError(
+                    f"the cache must hold {name!r}, but it was made of another data set; run `spin cache`."
+                )
+        return found
+
+    def rows(self, names: Sequence[str]) -> list[int]:
+        """Rows of the tensors that belong to the names."""
+        rows: list[int] = self._rows[self.places(names)].tolist()
+        return rows
 
 
 class Cache:
     """The cache folder of a data set, by image reference and by caption."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a cache; raises `DataError` if the cache stage has not run."""
-        if not (folder / "captions.parquet").is_file():
+        """Open a cache; raises `DataError` if the cache stage has not run, or if a shard is torn or stale."""
+        if not (folder / "cache.json").is_file():
             raise DataError(f"{folder} must be a cache of latents, found none; run `spin cache` first.")
-        images = pd.read_parquet(folder / "images.parquet")
-        captions = pd.read_parquet(folder / "captions.parquet")
-        self._image_rows = dict(zip(images["image"], images["row"], strict=True))
-        self._caption_rows = dict(zip(captions["caption"], captions["row"], strict=True))
-        self._latents = ShardedTensors(folder / "latents", "posteriors")
-        self._states = ShardedTensors(folder / "captions", "states")
+        self._folder = folder
+        self._made_of = read_json(folder / "cache.json")
+        self._images, self._captions = _Index(folder / "images.parquet"), _Index(folder / "captions.parquet")
+        self._latents = ShardedTensors(folder / "latents", "posteriors", self._made_of["latents"])
+        self._text = ShardedTensors(folder / "captions", "text", self._made_of["captions"])
+
+    def check_encoders(self, reference: Mapping[str, Any]) -> None:
+        """Raise `DataError` if the encoders of the model with this model.json are not those that made the cache."""
+        for part, digest in encoder_weights(reference).items():
+            if self._made_of["encoders"].get(part) != digest:
+                raise DataError(
+                    f"{self._folder} must be made by the {part} of the base in use, but another one made it; "
+                    "run `spin cache` again."
+                )
+
+    def check_images(self, manifest: pd.DataFrame) -> None:
+        """Raise `DataError` if an image of the manifest is not in the cache as the manifest lists it."""
+        images = list(manifest["image"])
+        cached = pd.read_parquet(self._folder / "images.parquet", columns=["sha256"])["sha256"]
+        same = cached.iloc[self._images.places(images)].to_numpy() == manifest["sha256"].to_numpy()
+        if not same.all():
+            raise DataError(
+                f"{self._folder} must hold the images of the manifest, but {images[int(np.argmin(same))]} was another "
+                "image when it was made; run `spin cache` again."
+            )
 
     def posteriors(self, images: Iterable[str]) -> tuple[Tensor, Tensor]:
         """(mean, logvar) of the images, each (B, C, h, w), before scaling."""
-        rows = [self._lookup(self._image_rows, image) for image in images]
+        rows = self._images.rows(list(images))
         return self._latents.rows("mean", rows), self._latents.rows("logvar", rows)
 
-    def states(self, captions: Iterable[str]) -> Tensor:
-        """encoder_hidden_states of the captions, (B, L, D)."""
-        return self._states.rows(
-            "states", [self._lookup(self._caption_rows, caption) for caption in captions]
-        )
-
-    @staticmethod
-    def _lookup(rows: dict[str, int], key: str) -> int:
-        if key not in rows:
-            raise DataError(
-                f"the cache must hold {key!r}, but it was made of another data set; run `spin cache`."
-            )
-        return rows[key]
+    def text(self, captions: Iterable[str]) -> Conditioning:
+        """What the captions say to the denoiser: every tensor of the family, one row a caption."""
+        rows = self._captions.rows(list(captions))
+        return {name: self._text.rows(name, rows) for name in self._text.names}

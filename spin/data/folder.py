@@ -1,118 +1,171 @@
 """A folder of captioned images, with metadata.csv, metadata.jsonl or a .txt file beside each image."""
 
+import csv
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
-import pandas as pd
-
-from spin.data.images import open_rgb, resize_and_crop
-from spin.data.manifest import DataCard, image_row, write_manifest
+from spin.data.captions import clean_caption
+from spin.data.card import DataCard
+from spin.data.seen import Seen
+from spin.data.writer import CaptionedImage, DataSetWriter
 from spin.errors import DataError
 from spin.params import FolderData
-from spin.seeding import derive_seed
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+FILE_COLUMN, TEXT_COLUMN = "file_name", "text"
+METADATA = ("metadata.csv", "metadata.jsonl")
+LONGEST_FIELD = 1 << 24
+"""Bytes of a field of metadata.csv; Python's own limit of 128 kB would stop at one long caption."""
+
+
+_TOLD = object()
+"""Stands for a caption that cannot be used and has been counted."""
+
+
+class _Listed(NamedTuple):
+    file: object  # relative to the folder, as the metadata states it
+    caption: object  # as the metadata states it, or the path of the file that holds it
 
 
 def write_folder_data(root: Path, params: FolderData, resolution: int) -> None:
-    """Bring a folder of captioned images to a manifest; each image is cropped to `resolution` and kept as PNG.
+    """Bring a folder of captioned images to a manifest in the existing empty folder `root`.
 
-    Images that do not decode or are smaller than the resolution, and rows without a caption, are dropped and
-    counted in the card. Held-out captions are the first by a hash of the caption, whatever the files are called;
-    adding images can bring others to the front, so keep a set's held-out captions by keeping the set.
+    Raises `DataError` if there is no folder, no caption or no image left to train on, or if the metadata is torn.
     """
-    source = Path(params.path)
-    if not source.is_dir():
+    card = DataCard(source=params.path)
+    writer = DataSetWriter(root, params, resolution, card)
+    writer.write(captioned_files(Path(params.path), card))
+
+
+def captioned_files(folder: Path, card: DataCard) -> Iterator[CaptionedImage]:
+    """Yield the folder's images with usable captions; count in `card` what was read and what cannot be used."""
+    if not folder.is_dir():
         raise DataError(
-            f"data.path must be a folder of captioned images, but there is no folder {source}; correct it."
+            f"data.path must be a folder of captioned images, but there is no folder {folder}; correct it."
         )
-    card = DataCard(source=str(source))
-    captions: dict[str, str] = {}
-    for file, caption in _captioned_files(source):
-        card.rows_read += 1
-        if file in captions:
-            card.drop("listed twice")
-        elif not caption.strip():
-            card.drop("without a caption")
-        elif not (source / file).is_file():
+    with closing(Seen()) as listed:
+        for index, (file, text) in enumerate(_listing(folder)(folder)):
+            card.rows_read += 1
+            path = _inside(folder, file, card)
+            if path is None:
+                continue
+            if not listed.add(os.fsencode(path)):
+                card.drop("listed twice")
+                continue
+            if isinstance(text, Path):
+                text = _sidecar_text(folder, text, card)
+            if text is not _TOLD and (caption := clean_caption(text, card)) is not None:
+                yield CaptionedImage(index, caption, (path,))
+
+
+def metadata_kind(folder: Path) -> str:
+    """Which kind of captions the folder has: metadata.csv, metadata.jsonl or `.txt beside each image`."""
+    return next((name for name in METADATA if (folder / name).is_file()), ".txt beside each image")
+
+
+def _listing(folder: Path) -> Callable[[Path], Iterator[_Listed]]:
+    return {"metadata.csv": _csv_rows, "metadata.jsonl": _jsonl_rows}.get(metadata_kind(folder), _sidecars)
+
+
+def _inside(folder: Path, file: object, card: DataCard) -> Path | None:
+    """The listed file as a path, or None after counting why not; what leads out of the folder is not read."""
+    if not isinstance(file, str) or not file:
+        card.drop("without a file name")
+        return None
+    try:
+        path = (folder / file).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            card.drop("outside the folder")
+        elif not path.is_file():
             card.drop("listed but missing")
         else:
-            captions[file] = " ".join(caption.split())
-    held_out = _hold_out(sorted(set(captions.values())), params)
-    (root / "images").mkdir()
-    rows = []
-    for index, (file, caption) in enumerate(sorted(captions.items())):
-        if caption in held_out:
-            continue
-        identifier = f"train-{index:06d}"
-        if _write_image(source / file, root / "images" / f"{identifier}.png", resolution, card):
-            rows.append(image_row(root, identifier, caption, f"images/{identifier}.png"))
-    prompts: dict[str, list[dict[str, object]]] = {"val": [], "test": []}
-    for caption, split in held_out.items():
-        identifier = f"{split}-{len(prompts[split]):05d}"
-        prompts[split].append({"prompt_id": identifier, "prompt": caption, "category": ""})
-    write_manifest(root, rows, [], prompts, card)
+            return path
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ):  # too long, a NUL or half a surrogate in it, a circle of links
+        card.drop("with an impossible file name")
+    return None
 
 
-def _write_image(source: Path, target: Path, resolution: int, card: DataCard) -> bool:
+def _csv_rows(folder: Path) -> Iterator[_Listed]:
+    path = folder / "metadata.csv"
+    csv.field_size_limit(LONGEST_FIELD)
     try:
-        image = open_rgb(source)
-    except DataError:
-        card.drop("that do not decode")
-        return False
-    if min(image.size) < resolution:
-        card.drop(f"smaller than {resolution} pixels")
-        return False
-    resize_and_crop(image, resolution).save(target)
-    return True
-
-
-def _hold_out(captions: list[str], params: FolderData) -> dict[str, str]:
-    """Choose captions for val and test: caption -> split."""
-    wanted = params.num_val + params.num_test
-    if wanted >= len(captions):
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            for name in (FILE_COLUMN, TEXT_COLUMN):
+                if name not in (reader.fieldnames or []):
+                    raise _missing_columns(path, reader.fieldnames or [])
+            for row in reader:
+                yield _Listed(row[FILE_COLUMN], row[TEXT_COLUMN])
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"data.num_val + data.num_test must leave captions to train on, got {wanted} of the {len(captions)} "
-            f"distinct captions in {params.path}; lower them or add images."
+            f"{path} must be a UTF-8 table with the columns {FILE_COLUMN} and {TEXT_COLUMN}, but {error}; save it so."
+        ) from None
+
+
+def _jsonl_rows(folder: Path) -> Iterator[_Listed]:
+    path = folder / "metadata.jsonl"
+    found: set[str] = set()
+    number, complete = 0, False
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            for line in stream:
+                number += 1
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"it is {type(row).__name__}")
+                found |= row.keys()
+                complete = complete or (FILE_COLUMN in row and TEXT_COLUMN in row)
+                yield _Listed(row.get(FILE_COLUMN), row.get(TEXT_COLUMN))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} must hold one JSON object a line, but not so line {number} ({error}); correct it."
+        ) from None
+    if not complete:
+        raise _missing_columns(path, sorted(found))
+
+
+def _sidecar_text(folder: Path, path: Path, card: DataCard) -> object:
+    if not path.is_file():
+        return None
+    if not path.resolve().is_relative_to(folder.resolve()):
+        card.drop("with a caption outside the folder")
+        return _TOLD
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        card.drop("with a caption that is not UTF-8 text")
+        return _TOLD
+
+
+def _missing_columns(path: Path, found: object) -> DataError:
+    names = ", ".join(map(str, found)) if isinstance(found, list) else ""
+    return DataError(
+        f"{path} must have the columns {FILE_COLUMN} and {TEXT_COLUMN}, found {names or 'none'}; rename them."
+    )
+
+
+def _sidecars(folder: Path) -> Iterator[_Listed]:
+    """Every image below the folder, in the order of the names; its caption is read when asked for."""
+    captioned = False
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(parent, name)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                captioned = captioned or path.with_suffix(".txt").is_file()
+                yield _Listed(str(path.relative_to(folder)), path.with_suffix(".txt"))
+    if not captioned:
+        raise DataError(
+            f"{folder} must hold captions, but it has none of {', '.join(METADATA)} and no image with a .txt file of "
+            "the same name beside it; add one of these."
         )
-    shuffled = sorted(captions, key=lambda caption: derive_seed("hold out", caption))
-    return {
-        caption: "val" if index < params.num_val else "test"
-        for index, caption in enumerate(shuffled[:wanted])
-    }
-
-
-def _captioned_files(source: Path) -> Iterator[tuple[str, str]]:
-    """Yield (file name relative to the folder, caption) from whichever kind of metadata the folder has."""
-    if (source / "metadata.csv").is_file():
-        try:
-            frame = pd.read_csv(source / "metadata.csv", dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{source / 'metadata.csv'} must be a UTF-8 table with the columns file_name and text, but {error}."
-            ) from None
-        yield from _rows(frame, source / "metadata.csv")
-    elif (source / "metadata.jsonl").is_file():
-        try:
-            lines = (source / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-            frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()]).fillna("").astype(str)
-        except (OSError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{source / 'metadata.jsonl'} must hold one JSON object a line, but {error}."
-            ) from None
-        yield from _rows(frame, source / "metadata.jsonl")
-    else:
-        for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                sidecar = path.with_suffix(".txt")
-                caption = sidecar.read_text(encoding="utf-8", errors="replace") if sidecar.is_file() else ""
-                yield str(path.relative_to(source)), caption
-
-
-def _rows(frame: pd.DataFrame, path: Path) -> Iterator[tuple[str, str]]:
-    for column in ("file_name", "text"):
-        if column not in frame.columns:
-            found = ", ".join(map(str, frame.columns)) or "none"
-            raise DataError(f"{path} must have the columns file_name and text, found {found}; rename them.")
-    yield from zip(frame["file_name"], frame["text"], strict=True)

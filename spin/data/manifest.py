@@ -1,99 +1,139 @@
-"""The manifest every data source is brought to, and the card that says what was kept.
+"""The manifest every data source is brought to.
 
-manifest.parquet      id, caption, image, sha256, width, height      one row per training image
-pairs.parquet         id, caption, image_w, image_l                  preference pairs; absent where there are none
-prompts/val.parquet   prompt_id, prompt, category                    captions held out for previews
-prompts/test.parquet  prompt_id, prompt, category                    captions held out for evaluation
-images/               PNG files, named by the manifest relative to the folder
+manifest.parquet      id, caption, image, sha256, width, height, split,          one row per image; read_manifest
+                      original_width, original_height, crop_top, crop_left       gives those of one split
+pairs.parquet         id, caption, image_w, image_l, width, height, split,       preference pairs; absent where
+                      the winner's original_width, ..., crop_left and the        there are none
+                      loser's original_width_l, ..., crop_left_l
+prompts/val.parquet   prompt_id, prompt, category                                captions held out for previews
+prompts/test.parquet  prompt_id, prompt, category                                captions held out for evaluation
+images/               PNG files, named by the manifest relative to the folder (0.4 MB each at 512 pixels)
 card.json             rows read, kept and dropped, and why
+
+Images of held-out captions stay in the manifest as split val or test; training reads split train only. Original size
+and crop corner are SDXL's conditioning; the corner is in pixels of the resized image.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from spin.errors import DataError
-from spin.files import sha256_file, write_json
+from spin.files import sha256_file
 
-MANIFEST_COLUMNS = ["id", "caption", "image", "sha256", "width", "height"]
-PAIR_COLUMNS = ["id", "caption", "image_w", "image_l"]
+ROWS_HELD = 1024
+"""Rows a table writer holds before it writes them out."""
+
+CROP = ("original_width", "original_height", "crop_top", "crop_left")
+MANIFEST_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "caption", "image", "sha256")]
+    + [("width", pa.int64()), ("height", pa.int64()), ("split", pa.string())]
+    + [(name, pa.int64()) for name in CROP]
+)
+PAIR_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "caption", "image_w", "image_l")]
+    + [("width", pa.int64()), ("height", pa.int64()), ("split", pa.string())]
+    + [(name, pa.int64()) for name in (*CROP, *(f"{name}_l" for name in CROP))]
+)
 PROMPT_COLUMNS = ["prompt_id", "prompt", "category"]
 
 
-@dataclass
-class DataCard:
-    """Where a data set came from and what became of its rows."""
+class TableWriter:
+    """Writes a parquet file row by row; never holds more than `ROWS_HELD` rows."""
 
-    source: str
-    rows_read: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.num_rows = 0
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema)
+        self._held: list[dict[str, Any]] = []
 
-    def drop(self, reason: str) -> None:
-        """Count one row as dropped for `reason`."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row; it must have the schema's columns."""
+        self._held.append(row)
+        self.num_rows += 1
+        if len(self._held) == ROWS_HELD:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema))
+            self._held = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+        self._writer.close()
 
 
-def image_row(root: Path, identifier: str, caption: str, image: str) -> dict[str, object]:
-    """A manifest row for an image file below `root`."""
+def uncropped_row(root: Path, identifier: str, caption: str, image: str) -> dict[str, Any]:
+    """A training row of the manifest for an image file below `root` that was made at its size."""
     path = root / image
     with Image.open(path) as opened:
         width, height = opened.size
-    return dict(
-        zip(MANIFEST_COLUMNS, (identifier, caption, image, sha256_file(path), width, height), strict=True)
-    )
-
-
-def write_manifest(
-    root: Path,
-    rows: list[dict[str, object]],
-    pairs: list[dict[str, object]],
-    prompts: dict[str, list[dict[str, object]]],
-    card: DataCard,
-) -> None:
-    """Write the tables and the card of a data set into `root`; raises `DataError` if nothing is left to train on."""
-    if not rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in card.dropped.items()) or "none was found"
-        raise DataError(
-            f"{card.source} must hold at least one captioned image to train on, got none ({reasons})."
-        )
-    pd.DataFrame(rows, columns=MANIFEST_COLUMNS).to_parquet(root / "manifest.parquet", index=False)
-    if pairs:
-        pd.DataFrame(pairs, columns=PAIR_COLUMNS).to_parquet(root / "pairs.parquet", index=False)
-    (root / "prompts").mkdir(exist_ok=True)
-    for split, split_rows in prompts.items():
-        frame = pd.DataFrame(split_rows, columns=PROMPT_COLUMNS)
-        frame.to_parquet(root / "prompts" / f"{split}.parquet", index=False)
-    counts = {
-        "train": len(rows),
-        "pairs": len(pairs),
-        **{split: len(items) for split, items in prompts.items()},
+    return {
+        "id": identifier,
+        "caption": caption,
+        "image": image,
+        "sha256": sha256_file(path),
+        "width": width,
+        "height": height,
+        "split": "train",
+        **dict(zip(CROP, (width, height, 0, 0), strict=True)),
     }
-    write_json(
-        root / "card.json",
-        {"source": card.source, "rows_read": card.rows_read, "dropped": card.dropped, "kept": counts},
-    )
 
 
-def read_manifest(root: Path) -> pd.DataFrame:
-    """Read the training rows; raises `DataError` if the data stage has not run."""
-    return _read(root / "manifest.parquet")
+def pair_row(identifier: str, winner: dict[str, Any], loser: dict[str, Any]) -> dict[str, Any]:
+    """A preference pair from the manifest rows of its images."""
+    return {
+        **{name: winner[name] for name in ("caption", "width", "height", "split", *CROP)},
+        **{f"{name}_l": loser[name] for name in CROP},
+        "id": identifier,
+        "image_w": winner["image"],
+        "image_l": loser["image"],
+    }
 
 
-def read_pairs(root: Path) -> pd.DataFrame:
-    """Read the preference pairs; raises `DataError` if the data set has none."""
+def write_prompts(root: Path, prompts: dict[str, list[tuple[str, str]]]) -> None:
+    """Write the prompt sets: split -> (prompt, category) in order."""
+    (root / "prompts").mkdir(exist_ok=True)
+    for split, rows in prompts.items():
+        named = [(f"{split}-{index:05d}", *row) for index, row in enumerate(rows)]
+        frame = pd.DataFrame(named, columns=PROMPT_COLUMNS)
+        frame.to_parquet(root / "prompts" / f"{split}.parquet", index=False)
+
+
+def read_manifest(root: Path, split: str = "train") -> pd.DataFrame:
+    """Read the rows of a split; raises `DataError` if the data stage has not run."""
+    return _read_split(root / "manifest.parquet", split)
+
+
+def read_pairs(root: Path, split: str = "train") -> pd.DataFrame:
+    """Read the preference pairs of a split; raises `DataError` if the data set has none."""
     if not (root / "pairs.parquet").is_file():
         raise DataError(
             f"Diffusion-DPO must have preference pairs, but the data set in {root} holds single images; "
             "remove the dpo baseline from params.yaml or use a data set of pairs."
         )
-    return _read(root / "pairs.parquet")
+    return _read_split(root / "pairs.parquet", split)
 
 
 def read_prompts(root: Path, split: str) -> pd.DataFrame:
     """Read a prompt set of the data set: columns prompt_id, prompt, category."""
     return _read(root / "prompts" / f"{split}.parquet")
+
+
+def _read_split(path: Path, split: str) -> pd.DataFrame:
+    frame = _read(path)
+    return frame[frame["split"] == split].reset_index(drop=True)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -17,7 +17,7 @@ def console_table(tables: Path) -> str:
     A star marks the best of a column. The interval is shown for the average only, to keep lines short.
     """
     measures, summary = read_tables(tables)
-    shown = [table for table in build_tables(measures, summary) if table.name != "median"]
+    shown = [table for table in build_tables(measures, summary) if table.name not in ("median", "std")]
     blocks = [_block(table, summary) for table in (*shown[1:], shown[0])]
     return "\n\n".join([*blocks, protocol_line(summary), champion_line(summary)])
 

@@ -11,12 +11,13 @@ from spin.params import Params
 
 
 def champion_line(summary: dict[str, Any]) -> str:
-    """Say which iteration is best and how sure that it beats the base."""
+    """Say which iteration, or which model of a run without any, is best and how sure that it beats the base."""
     name = summary["champion"]
     rate = summary["win_rate_over_base"][name]
     confidence = 100 * summary["statistics"]["confidence"]
+    kind = "iteration" if summary["iterations"] else "model"
     return (
-        f"{model_label(name)} is the best iteration: it wins {100 * rate[AVERAGE]:.1f}% over the base on "
+        f"{model_label(name)} is the best {kind}: it wins {100 * rate[AVERAGE]:.1f}% over the base on "
         f"average ({confidence:g}% interval {100 * rate['low']:.1f} to {100 * rate['high']:.1f})."
     )
 

@@ -54,7 +54,9 @@ def read_lineage(params: Params, checkpoints: Path) -> list[ModelLineage]:
     """Return every model of params.yaml with the digest of its weights."""
     return [
         ModelLineage(
-            model, "" if model == "base" else params.stage(model).prev, weights_digest(checkpoints / model)
+            model,
+            "" if model == "base" or model in params.released else params.stage(model).prev,
+            weights_digest(checkpoints / model),
         )
         for model in params.evaluate.models
     ]

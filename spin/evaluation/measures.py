@@ -12,6 +12,7 @@ from spin.evaluation.statistics import (
     Floats,
     Indices,
     bootstrap,
+    deviation,
     holm,
     outcomes,
     percentile_interval,
@@ -30,7 +31,7 @@ class Measures(NamedTuple):
     """The three long tables."""
 
     means: pd.DataFrame
-    """model, scorer, mean, low, high, median, median_low, median_high, std."""
+    """model, scorer, mean, low, high, median, median_low, median_high, std, std_low, std_high."""
     winrates: pd.DataFrame
     """model, over, scorer, win_rate, low, high, ties, n. A model has no row over itself.
 
@@ -48,6 +49,7 @@ class Replicates(NamedTuple):
 
     mean: dict[str, Floats]
     median: dict[str, Floats]
+    std: dict[str, Floats]
 
 
 def measure(results: Results, tables: TableParams, seed: int) -> Measures:
@@ -57,6 +59,7 @@ def measure(results: Results, tables: TableParams, seed: int) -> Measures:
     replicates = Replicates(
         {model: bootstrap(results.of(model), resampled) for model in names},
         {model: bootstrap(results.of(model), resampled, np.median) for model in names},
+        {model: bootstrap(results.of(model), resampled, deviation) for model in names},
     )
     over = list(dict.fromkeys(["base", *tables.over]))  # the champion is chosen over the base
     return Measures(
@@ -73,10 +76,11 @@ def _means(results: Results, replicates: Replicates, confidence: float) -> pd.Da
             values = results.of(model)[:, column]
             mean = percentile_interval(replicates.mean[model][:, column], confidence)
             median = percentile_interval(replicates.median[model][:, column], confidence)
-            spread = values.std(ddof=1) if len(values) > 1 else 0.0
-            rows.append((model, scorer, values.mean(), *mean, np.median(values), *median, spread))
-    columns = ["model", "scorer", "mean", "low", "high", "median", "median_low", "median_high", "std"]
-    return pd.DataFrame(rows, columns=columns)
+            std = percentile_interval(replicates.std[model][:, column], confidence)
+            middle = values.mean(), *mean, np.median(values), *median
+            rows.append((model, scorer, *middle, deviation(values, axis=0), *std))
+    columns = ["model", "scorer", "mean", "low", "high", "median", "median_low", "median_high"]
+    return pd.DataFrame(rows, columns=[*columns, "std", "std_low", "std_high"])
 
 
 def _winrates(
@@ -127,8 +131,8 @@ def _comparisons(
     return frame
 
 
-def champion(winrates: pd.DataFrame, iterations: Sequence[str]) -> str:
-    """Return the iteration with the highest average winning rate over the base; of equals the earliest."""
+def champion(winrates: pd.DataFrame, candidates: Sequence[str]) -> str:
+    """Return the candidate with the highest average winning rate over the base; of equals the earliest."""
     average = winrates[(winrates["over"] == "base") & (winrates["scorer"] == AVERAGE)]
     rates = average.set_index("model")["win_rate"]
-    return max(iterations, key=lambda name: float(rates[name]))
+    return max(candidates, key=lambda name: float(rates[name]))

@@ -8,11 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from PIL import Image
 
+from spin.evaluation.breakdown import category_tables, read_categories
 from spin.evaluation.figures import draw_curves, draw_radar, draw_scores, draw_winrates, save_figure, styled
 from spin.evaluation.findings import findings, limits
 from spin.evaluation.gallery import GalleryRow, draw_grid, read_gallery
@@ -28,53 +31,78 @@ LARGEST = 512
 """Side in pixels beyond which a gallery picture is scaled down for the page."""
 
 
-def write_report(
-    params: Params, tables: Path, samples: Path, curves: Path, checkpoints: Path, out: Path
-) -> None:
-    """Write the folder `out`: report.html, its figures as PNG and SVG, and the gallery's pictures in images/.
+def write_report(params: Params, outputs: Path, out: Path) -> None:
+    """Write the folder `out`: report.html, its figures as PNG and SVG, and the galleries' pictures in images/.
 
-    `tables` is what `write_tables` wrote; `samples`, `curves` and `checkpoints` hold one entry per model.
-    A reference of the tables appears in the gallery if `samples` has it.
-    Raises `EvaluationError` if something of a model is missing.
+    `outputs` holds tables/SET as `write_tables` wrote them, samples/SET/MODEL, curves and checkpoints. The main
+    prompt set's figures lie in `out`, those of another in `out`/SET. A reference of the tables appears in the gallery
+    if it was drawn. Raises `EvaluationError` if something of a model is missing.
     """
-    measures, summary = read_tables(tables)
-    models, references = list(params.evaluate.models), summary["references"]
-    stages = [model for model in models if model != "base"]
-    steps = read_curves(curves, stages)
-    drawn = [*models, *(name for name in references if (samples / name).is_dir())]
-    rows = read_gallery(samples, drawn, params.tables.grid_prompts)
-    colours = model_colours([*models, *references], list(params.iterations))
+    trained = [model for model in params.evaluate.models if model in {*params.baselines, *params.iterations}]
+    steps = read_curves(outputs / "curves", trained)
+    colours = model_colours([*params.evaluate.models, *params.evaluate.references], list(params.iterations))
     with replacing_dir(out) as folder:
+        sections = [_section(params, outputs, name, colours, folder) for name in params.evaluate.prompt_sets]
         with styled():
-            figures = {
-                "winrates": draw_winrates(measures.winrates, colours, references),
-                "scores": draw_scores(measures.means, list(params.iterations), colours, references),
-                "radar": draw_radar(measures.means, colours, references),
-                "curves": draw_curves(steps, colours),
-                "grid": draw_grid(rows),
-            }
-            for name, figure in figures.items():
-                save_figure(figure, folder / name)
-        _copy_images(rows, folder / "images")
+            curves = _draw({"curves": draw_curves(steps, colours)}, folder) if steps else {}
         page = _template().render(
-            **_numbers(params, measures, summary),
-            **_origin(params, checkpoints),
+            sections=sections,
+            main=sections[0],
+            **_origin(params, outputs / "checkpoints"),
             colours=colours,
-            gallery=[(row, {m: picture_uri(path) for m, path in row.images.items()}) for row in rows],
-            gallery_models=drawn,
-            champion=summary["champion"],
-            figures={name: _data_uri(folder / f"{name}.svg", "image/svg+xml") for name in figures},
+            curves=curves,
             costs=costs(steps, params.training.batch_size),
         )
         (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def _numbers(params: Params, measures: Measures, summary: dict[str, Any]) -> dict[str, Any]:
+def _section(
+    params: Params, outputs: Path, prompt_set: str, colours: dict[str, str], folder: Path
+) -> dict[str, Any]:
+    """What the page shows of one prompt set; its figures and pictures are written below `folder`."""
+    tables, samples = outputs / "tables" / prompt_set, outputs / "samples" / prompt_set
+    measures, summary = read_tables(tables)
+    references, iterations = summary["references"], list(params.iterations)
+    drawn = [*params.evaluate.models, *(name for name in references if (samples / name).is_dir())]
+    rows = read_gallery(samples, drawn, params.tables.grid_prompts)
+    place = folder if prompt_set == params.evaluate.main_prompt_set else folder / prompt_set
+    place.mkdir(exist_ok=True)
+    with styled():
+        figures = {
+            "winrates": draw_winrates(measures.winrates, colours, references),
+            "radar": draw_radar(measures.means, colours, references),
+            "grid": draw_grid(rows),
+        }
+        if iterations:
+            figures["scores"] = draw_scores(measures.means, iterations, colours, references)
+        embedded = _draw(figures, place)
+    _copy_images(rows, place / "images")
+    return {
+        "name": prompt_set,
+        **_numbers(params, measures, summary, read_categories(tables)),
+        "gallery": [(row, {m: picture_uri(path) for m, path in row.images.items()}) for row in rows],
+        "gallery_models": drawn,
+        "champion": summary["champion"],
+        "figures": embedded,
+    }
+
+
+def _draw(figures: dict[str, Figure], folder: Path) -> dict[str, Markup]:
+    """Write figures as PNG and SVG and return the SVGs, embedded."""
+    for name, figure in figures.items():
+        save_figure(figure, folder / name)
+    return {name: _data_uri(folder / f"{name}.svg", "image/svg+xml") for name in figures}
+
+
+def _numbers(
+    params: Params, measures: Measures, summary: dict[str, Any], categories: pd.DataFrame | None
+) -> dict[str, Any]:
     """What the page says about scores."""
+    by_category = [] if categories is None else category_tables(categories, summary)
     return {
         "findings": findings(measures, summary, list(params.iterations)),
         "limits": limits(params, summary),
-        "tables": build_tables(measures, summary),
+        "tables": [*build_tables(measures, summary), *by_category],
         "comparisons": measures.comparisons.to_dict("records"),
         "comparisons_line": comparisons_line(measures.comparisons),
         "protocol": summary["protocol"],

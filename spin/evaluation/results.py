@@ -29,6 +29,10 @@ class Results:
     """In the order of params.yaml, then `average`."""
     prompt_ids: tuple[str, ...]
     """Sorted, so that nothing depends on the order in which images were scored."""
+    prompts: tuple[str, ...]
+    """Their texts, in the same order."""
+    categories: tuple[str, ...]
+    """Their categories; empty where the prompt set has none."""
     scores: Floats
     """(models + references, prompts, scorers), images of a prompt reduced."""
     protocol: dict[str, Any]
@@ -69,11 +73,14 @@ def load_results(params: Params, scores: Path, references: Sequence[str] = ()) -
     protocol = {**summaries[first]["protocol"], "reduction": params.evaluate.reduction}
     average_of = [scorers.index(scorer) for scorer in params.tables.average_of]
     reduced = [_reduce(model, kept[model], scorers, protocol, average_of, model in models) for model in kept]
+    asked = kept[first].drop_duplicates("prompt_id")
     return Results(
         models=models,
         references=tuple(references),
         scorers=(*scorers, AVERAGE),
-        prompt_ids=tuple(kept[first]["prompt_id"].unique()),
+        prompt_ids=tuple(asked["prompt_id"]),
+        prompts=tuple(asked["prompt"]),
+        categories=tuple(asked["category"].fillna("").astype(str)),
         scores=np.stack(reduced),
         protocol=protocol,
         versions={scorer: _card(summaries[first], first, scorer) for scorer in scorers},
@@ -98,8 +105,9 @@ def _read_frame(folder: Path, scorers: tuple[str, ...]) -> pd.DataFrame:
     if frame.empty or frame.duplicated(KEYS).any():
         what = "no rows" if frame.empty else "an image twice"
         raise EvaluationError(f"{path} must have one row per image, got {what}; score that model again.")
-    if "flagged" not in frame:
-        frame["flagged"] = False
+    for name, absent in (("flagged", False), ("category", "")):
+        if name not in frame:
+            frame[name] = absent
     return frame.sort_values(KEYS, ignore_index=True)
 
 

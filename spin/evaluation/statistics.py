@@ -78,6 +78,13 @@ def bootstrap(values: Floats, resampled: Indices, statistic: Callable[..., Float
     return np.concatenate([statistic(values[chunk], axis=1) for chunk in chunks])
 
 
+def deviation(values: Floats, axis: int) -> Floats:
+    """Sample standard deviation along `axis`; 0 of a single value."""
+    if values.shape[axis] < 2:
+        return np.zeros(np.delete(values.shape, axis))
+    return np.asarray(values.std(axis=axis, ddof=1), dtype=np.float64)
+
+
 def percentile_interval(replicates: Floats, confidence: float) -> Interval:
     """Cut (1 - confidence) / 2 of the bootstrap replicates, (S,), off either end."""
     tail = 100 * (1 - confidence) / 2

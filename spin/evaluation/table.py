@@ -28,7 +28,7 @@ class Cell(NamedTuple):
     def text(self, decimals: int) -> tuple[str, str]:
         """Return the number and its interval as text."""
         arrow = "\N{UPWARDS ARROW}" if self.above_ceiling else ""
-        interval = f"[{self.low:.{decimals}f}, {self.high:.{decimals}f}]"
+        interval = f"[{self.low:.{decimals}f}, {self.high:.{decimals}f}]" if math.isfinite(self.low) else ""
         return f"{self.value:.{decimals}f}{arrow}", interval
 
 
@@ -45,6 +45,8 @@ class Table:
     """(model, scorer) that are above the ceiling."""
     notes: Sequence[str]
     """Lines printed under the table."""
+    ranked: bool = True
+    """Whether higher is better, so that best and second are marked."""
 
     @property
     def scorers(self) -> list[str]:
@@ -87,6 +89,8 @@ class Table:
         }
 
     def _ranks(self, scorer: str) -> dict[str, Rank]:
+        if not self.ranked:
+            return {}
         rows = self.frame[(self.frame["scorer"] == scorer) & ~self.frame["model"].isin(self.references)]
         places = rows["value"].rank(ascending=False, method="min")
         names: dict[float, Rank] = {1.0: "best", 2.0: "second"}
@@ -98,7 +102,9 @@ class Table:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["model", *(f"{s}{end}" for s in self.scorers for end in ("", "_low", "_high"))])
         for model in self.models:
-            numbers = [repr(float(n)) for s in self.scorers for n in cells[model, s][:3]]
+            numbers = [
+                "" if math.isnan(n) else repr(float(n)) for s in self.scorers for n in cells[model, s][:3]
+            ]
             writer.writerow([model, *numbers])
         return stream.getvalue()
 
@@ -113,7 +119,7 @@ class Table:
             for scorer in self.scorers:
                 number, interval = cells[model, scorer].text(self.decimals[scorer])
                 before, after = marks[cells[model, scorer].rank]
-                shown.append(f"{before}{number}{after} {interval}")
+                shown.append(f"{before}{number}{after} {interval}".rstrip())
             lines.append(f"| {self.row_label(model)} | " + " | ".join(shown) + " |")
         return "\n".join([*lines, "", *(f"{note}  " for note in self.notes)]).rstrip() + "\n"
 
@@ -131,9 +137,8 @@ class Table:
             shown = [escape(self.row_label(model))]
             for scorer in self.scorers:
                 number, interval = cells[model, scorer].text(self.decimals[scorer])
-                shown.append(
-                    f"{marks[cells[model, scorer].rank] % escape(number)} {{\\scriptsize {interval}}}"
-                )
+                small = f" {{\\scriptsize {interval}}}" if interval else ""
+                shown.append(f"{marks[cells[model, scorer].rank] % escape(number)}{small}")
             lines.append(" & ".join(shown) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", r"\par\smallskip\footnotesize"]
         lines += [f"{escape(note)}\\\\" for note in self.notes]

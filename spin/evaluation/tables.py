@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from spin.evaluation.breakdown import write_breakdowns
 from spin.evaluation.labels import AVERAGE, model_label, scorer_label
 from spin.evaluation.measures import Measures, champion, measure
 from spin.evaluation.notes import (
@@ -27,8 +28,8 @@ def write_tables(params: Params, scores: Path, out: Path, references: Sequence[s
     """Measure every model of params.yaml from `scores`/MODEL and write the folder `out`.
 
     It gets means.csv, winrates.csv and comparisons.csv (long, full precision), a .csv, .md and .tex of each
-    table (mean, median, winrate_over_OVER), comparisons.md, and summary.json. `references` are further
-    folders of `scores`, such as the data's own clean renderings, shown as ceilings and not compared.
+    table (mean, median, std, winrate_over_OVER), comparisons.md, and summary.json; and by category, style or
+    prompt where the prompt set has such (see `breakdown`). `references` are further folders of `scores`, such as the data's own clean renderings, shown as ceilings and not compared.
     Raises `EvaluationError` if scores are missing or the models were not measured alike.
     """
     results = load_results(params, scores, references)
@@ -43,6 +44,7 @@ def write_tables(params: Params, scores: Path, out: Path, references: Sequence[s
             (folder / f"{table.name}.tex").write_text(table.to_latex(), encoding="utf-8")
         text = _comparisons_markdown(measures.comparisons, summary)
         (folder / "comparisons.md").write_text(text, encoding="utf-8")
+        write_breakdowns(folder, results, params.tables, summary, scores, params.evaluate.seed)
         write_json(folder / "summary.json", summary)
 
 
@@ -53,16 +55,19 @@ def read_tables(tables: Path) -> tuple[Measures, dict[str, Any]]:
 
 
 def build_tables(measures: Measures, summary: dict[str, Any]) -> list[Table]:
-    """Lay out mean, median and the winning rates over each baseline, in that order."""
+    """Lay out mean, median, standard deviation and the winning rates over each baseline, in that order."""
     references, notes = summary["references"], [protocol_line(summary), scorers_line(summary)]
     above = [tuple(pair) for pair in summary["above_ceiling"]]
     if above:
         notes.append(ceiling_line(summary))
     means, medians = measures.means, measures.means.drop(columns=["mean", "low", "high"])
     medians = medians.rename(columns={"median": "value", "median_low": "low", "median_high": "high"})
+    spreads = measures.means.drop(columns=["low", "high"])
+    spreads = spreads.rename(columns={"std": "value", "std_low": "low", "std_high": "high"})
     tables = [
         Table("mean", "Mean score", means.rename(columns={"mean": "value"}), references, above, notes),
         Table("median", "Median score", medians, references, [], notes[:2]),
+        Table("std", "Standard deviation over prompts", spreads, references, [], notes[:2], ranked=False),
     ]
     for over in dict.fromkeys(measures.winrates["over"]):
         rows = measures.winrates[measures.winrates["over"] == over].rename(columns={"win_rate": "value"})
@@ -70,6 +75,11 @@ def build_tables(measures: Measures, summary: dict[str, Any]) -> list[Table]:
         title, lines = f"Winning rate over {model_label(over)} (%)", [*notes[:2], ties_line(rows)]
         tables.append(Table(f"winrate_over_{over}", title, shown, references, [], lines))
     return tables
+
+
+def candidates(params: Params) -> list[str]:
+    """The models that may become champion: the iterations, or in a run without any, every model but the base."""
+    return list(params.iterations) or [name for name in params.evaluate.models if name != "base"]
 
 
 def _summary(params: Params, results: Results, measures: Measures) -> dict[str, Any]:
@@ -94,7 +104,8 @@ def _summary(params: Params, results: Results, measures: Measures) -> dict[str, 
         )
     ]
     return {
-        "champion": champion(measures.winrates, list(params.iterations)),
+        "iterations": list(params.iterations),
+        "champion": champion(measures.winrates, candidates(params)),
         "win_rate_over_base": {model: rates[model] for model in results.models if model in rates},
         "mean": {model: means[model] for model in results.models},
         "ceiling": {model: means[model] for model in results.references},

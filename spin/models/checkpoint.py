@@ -1,14 +1,15 @@
-"""Checkpoints: a folder with model.json, and for a trained model its UNet in diffusers layout.
+"""Checkpoints: a folder with model.json, and for a trained model its denoiser in diffusers layout.
 
     outputs/checkpoints/base/model.json     a reference: where the base is, at which revision, with which weights
-    outputs/checkpoints/iter1/model.json    the same reference, and the digest of the UNet beside it
-    outputs/checkpoints/iter1/unet/         config.json, diffusion_pytorch_model.safetensors
+    outputs/checkpoints/iter1/model.json    the same reference, and the digest of the denoiser beside it
+    outputs/checkpoints/iter1/unet/         config.json, diffusion_pytorch_model.safetensors (SD3: transformer/)
+    outputs/checkpoints/iter1/lora/         instead of that folder with training.lora: pytorch_lora_weights.safetensors
+    outputs/checkpoints/dpo/model.json      of a released model: the same reference, and where its denoiser is
 
-So a checkpoint costs one UNet, and `StableDiffusionPipeline.from_pretrained(base, unet=...)` reads it anywhere.
+So a checkpoint costs one denoiser, and `StableDiffusionPipeline.from_pretrained(base, unet=...)` reads it anywhere.
 """
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,114 +17,110 @@ import torch
 
 from spin.errors import ModelError
 from spin.files import read_json, sha256_tree, write_json
-from spin.models.stable_diffusion import StableDiffusion
-from spin.params import BaseParams
+from spin.models.bases import Base, find_base, find_overlay
+from spin.models.digests import weights_digest_of
+from spin.models.families import FAMILIES
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.models.lora import fuse_adapter, has_adapter, write_adapter
+from spin.models.reading import read_folder, read_network, read_single_file
+from spin.params import BaseParams, UnetParams
 
 MODEL_FILE = "model.json"
-_PARTS = ("unet", "vae", "text_encoder")
-_HUB_EXTRAS = ["*.fp16.*", "*non_ema*", "safety_checker/*"]
-_HUB_FILES = ["model_index.json", "*/config.json", "*/*.safetensors", "scheduler/*", "tokenizer/*"]
-
-
-def embedded_base() -> Path:
-    """Folder of the base model that comes with the package."""
-    return Path(str(resources.files("spin.toy") / "assets" / "base"))
 
 
 def reference_of(base: BaseParams) -> dict[str, Any]:
-    """Find the base model and describe it: source, revision, and the SHA-256 of the weights of each part."""
-    folder, revision = _resolve(base.source, base.revision)
-    _check_family(folder, base.source)
-    weights = {part: sha256_tree(folder / part, "*.safetensors") for part in _PARTS}
-    return {"source": base.source, "revision": revision, "family": "stable-diffusion", "weights": weights}
+    """Find the base model and describe it: source, revision, family, and the SHA-256 of the weights of each part."""
+    return find_base(base.model_dump()).reference()
 
 
-def _resolve(source: str, revision: str | None) -> tuple[Path, str | None]:
-    """Return the local folder of a base model and the commit it is at (None for a folder of the user's)."""
-    if source == "embedded":
-        return embedded_base(), None
-    if Path(source).is_dir():
-        return Path(source), None
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ModelError(
-            f"base.source must be 'embedded', a folder in diffusers layout or a hub id owner/name, "
-            f"but there is no folder {source}; correct the path."
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(
-            snapshot_download(
-                source, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_EXTRAS
-            )
-        )
-    except Exception as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"base.source must be a folder or a model the hub has, but {source} is neither here nor to be had "
-            f"({cause}); check the name, the network and HF_TOKEN."
-        ) from None
-    return folder, folder.name
-
-
-def _check_family(folder: Path, source: str) -> None:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ModelError(
-            f"{source} must be a model in diffusers layout, but it has no model_index.json; "
-            "save it with `pipeline.save_pretrained`."
-        )
-    family = read_json(index).get("_class_name")
-    if family != "StableDiffusionPipeline":
-        raise ModelError(
-            f"{source} must be a StableDiffusionPipeline (SD 1.x or 2.x), got {family}; use such a base."
-        )
-    prediction = read_json(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise ModelError(f"{source} must predict epsilon or v_prediction, got {prediction}; use such a base.")
-    for part in _PARTS:
-        if not any((folder / part).glob("*.safetensors")):
-            raise ModelError(
-                f"{source} must hold {part} weights as safetensors, found none; convert the model."
-            )
+def released_reference(name: str, unet: UnetParams, base: Path) -> dict[str, Any]:
+    """Find a published denoiser, see that it fits the base checkpoint, and describe it: source, revision, SHA-256."""
+    reference = read_reference(base)
+    found = find_overlay(f"released.{name}", unet.model_dump(), find_base(reference))
+    return {
+        "name": name,
+        "base": reference,
+        "unet": {"source": unet.source, "revision": found.revision},
+        "unet_sha256": weights_digest_of(found.folder),
+    }
 
 
 def load_model(
-    checkpoint: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> StableDiffusion:
-    """Load a base or trained checkpoint folder, in eval mode; raises `ModelError` if it is missing or torn."""
-    reference = _read_reference(checkpoint)
-    base = reference.get("base", reference)
-    folder, _ = _resolve(base["source"], base["revision"])
-    _check_family(folder, base["source"])
-    unet_folder = checkpoint / "unet" if "base" in reference else folder / "unet"
+    checkpoint: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    fuse: bool = True,
+) -> LatentDiffusion:
+    """Load a base, trained or released checkpoint folder, in eval mode.
+
+    The adapter of a LoRA checkpoint is added to the weights, or left out if `fuse` is False.
+    Raises `ModelError` if it is missing or torn, or if a base that is not the hub's has other weights than recorded.
+    """
+    reference = read_reference(checkpoint)
+    base = _unchanged_base(reference)
+    denoiser = _denoiser_folder(checkpoint, reference, base)
     try:
-        model = _load_parts(folder, unet_folder, dtype)
+        if base.file is None:
+            model = read_folder(base.family, base.folder, base.source, denoiser, dtype)
+        else:
+            model = read_single_file(base.family, base.file, base.folder, base.source, denoiser, dtype)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{checkpoint} cannot be loaded ({str(error).splitlines()[0]}); make it again."
-        ) from None
-    for network in (model.vae, model.text_encoder, model.unet):
-        network.requires_grad_(False).eval()
+        raise _torn(checkpoint, error) from None
+    if fuse and "lora" in reference:
+        fuse_adapter(model.denoiser, checkpoint, reference["lora"], model.denoiser_folder)
     return model.to(device)
 
 
-def _load_parts(folder: Path, unet_folder: Path, dtype: torch.dtype) -> StableDiffusion:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+def load_denoiser(
+    checkpoint: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> torch.nn.Module:
+    """Load the denoiser of a checkpoint alone, frozen, in eval mode; raises as `load_model` does."""
+    reference = read_reference(checkpoint)
+    base = _unchanged_base(reference)
+    folder = _denoiser_folder(checkpoint, reference, base)
+    if folder is None:
+        if base.file is not None:
+            return load_model(checkpoint, device, dtype).denoiser
+        folder = base.folder / base.family.denoiser_folder
+    try:
+        denoiser: torch.nn.Module = read_network(base.family, base.family.denoiser_folder, folder, dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _torn(checkpoint, error) from None
+    if "lora" in reference:
+        fuse_adapter(denoiser, checkpoint, reference["lora"], base.family.denoiser_folder)
+    return denoiser.requires_grad_(False).eval().to(device)
 
-    return StableDiffusion(
-        vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=dtype, use_safetensors=True),
-        text_encoder=CLIPTextModel.from_pretrained(
-            folder / "text_encoder", dtype=dtype, use_safetensors=True
-        ),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(unet_folder, torch_dtype=dtype, use_safetensors=True),
-        scheduler_config=read_json(folder / "scheduler" / "scheduler_config.json"),
-    )
+
+def _torn(checkpoint: Path, error: Exception) -> ModelError:
+    cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(f"{checkpoint} cannot be loaded ({cause}); make it again.")
 
 
-def _read_reference(checkpoint: Path) -> Mapping[str, Any]:
+def _unchanged_base(reference: Mapping[str, Any]) -> Base:
+    """The base of a checkpoint as it was recorded."""
+    recorded = reference.get("base", reference)
+    base = find_base(recorded)
+    base.check_unchanged(recorded)
+    return base
+
+
+def _denoiser_folder(checkpoint: Path, reference: Mapping[str, Any], base: Base) -> Path | None:
+    """Where the denoiser of a checkpoint is; None for the base's own."""
+    if "base" not in reference or "lora" in reference:
+        return base.overlay
+    if "unet" not in reference:
+        return checkpoint / base.family.denoiser_folder
+    found = find_overlay(f"released.{reference['name']}", reference["unet"], base)
+    if found.revision is None and weights_digest_of(found.folder) != reference["unet_sha256"]:
+        raise ModelError(
+            f"released.{reference['name']}.source must hold the weights that were recorded, but {found.folder} "
+            f"changed; run `dvc repro -f released@{reference['name']}`."
+        )
+    return found.folder
+
+
+def read_reference(checkpoint: Path) -> Mapping[str, Any]:
+    """What model.json says; raises `ModelError` if it is missing."""
     path = checkpoint / MODEL_FILE
     if not path.is_file():
         raise ModelError(
@@ -134,21 +131,38 @@ def _read_reference(checkpoint: Path) -> Mapping[str, Any]:
 
 
 def weights_digest(checkpoint: Path) -> str:
-    """SHA-256 of the UNet weights of a checkpoint folder, as recorded in its model.json."""
-    reference = _read_reference(checkpoint)
-    return str(reference.get("unet_sha256") or reference["weights"]["unet"])
+    """SHA-256 of the denoiser's weights of a checkpoint folder, as recorded in its model.json."""
+    reference = read_reference(checkpoint)
+    if "unet_sha256" in reference:
+        return str(reference["unet_sha256"])
+    weights = reference["weights"]
+    return str(weights.get("unet") or weights.get("transformer") or weights["file"])
 
 
-def save_checkpoint(folder: Path, name: str, unet: torch.nn.Module, prev: Path) -> None:
-    """Write a trained UNet, in fp32, and model.json into an existing folder (the caller renames it into place)."""
-    reference = _read_reference(prev)
-    unet.save_pretrained(folder / "unet", safe_serialization=True)  # type: ignore[operator]
+def save_checkpoint(folder: Path, name: str, denoiser: torch.nn.Module, prev: Path) -> None:
+    """Write a trained denoiser or its adapter, in fp32, and model.json into a folder (the caller renames it)."""
+    reference = read_reference(prev)
+    base = reference.get("base", reference)
+    part = denoiser_folder_of(reference)
+    weights: dict[str, Any]
+    if has_adapter(denoiser):
+        lora = write_adapter(folder, denoiser, part)
+        weights = {"lora": lora, "unet_sha256": lora["sha256"]}
+    else:
+        denoiser.save_pretrained(folder / part, safe_serialization=True)  # type: ignore[operator]
+        weights = {"unet_sha256": sha256_tree(folder / part, "*.safetensors")}
     write_json(
         folder / MODEL_FILE,
         {
             "name": name,
-            "base": reference.get("base", reference),
+            "base": base,
             "prev": {"checkpoint": prev.name, "unet_sha256": weights_digest(prev)},
-            "unet_sha256": sha256_tree(folder / "unet", "*.safetensors"),
+            **weights,
         },
     )
+
+
+def denoiser_folder_of(reference: Mapping[str, Any]) -> str:
+    """Name of the folder that the reference's family keeps its denoiser in."""
+    name = reference.get("base", reference)["family"]
+    return next(family.denoiser_folder for family in FAMILIES if family.family == name)

@@ -22,7 +22,7 @@ from spin.rewards.base import TorchScorer, at_least_float32
 from spin.rewards.clip import IGNORED, WEIGHTS
 from spin.rewards.heads import head_for
 from spin.rewards.preprocess import clip_pixels, stack
-from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256
+from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256, without_weights
 
 TEXT_HALF = ("text_model.", "text_projection.", "logit_scale")
 HEADS = {
@@ -47,7 +47,8 @@ class AestheticScorer(TorchScorer):
         vision.projection_dim = (
             config.projection_dim
         )  # old configurations leave the tower's own at its default
-        self.clip = CLIPVisionModelWithProjection(vision)
+        with without_weights():
+            self.clip = CLIPVisionModelWithProjection(vision)
         load_strictly(self.clip, read_state(path), path, (*IGNORED, *TEXT_HALF))
         self.clip.to(device=self.device, dtype=dtype).eval()
         state = read_state(head_path)

@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from spin.errors import ScoreError
 from spin.rewards.base import TorchScorer, cosine
 from spin.rewards.preprocess import clip_pixels, stack
-from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256
+from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256, without_weights
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 IGNORED = ("embeddings.position_ids",)  # buffers that transformers < 4.31 saved
@@ -37,7 +37,8 @@ class ClipScorer(TorchScorer):
         version = source.version(self.published)
         super().__init__(source.scorer, version, self.scale, weights_sha256(path), device, dtype)
         config = CLIPConfig.from_dict(source.json("config.json"))
-        self.clip = CLIPModel(config)
+        with without_weights():
+            self.clip = CLIPModel(config)
         load_strictly(self.clip, read_state(path), path, IGNORED)
         self.clip.to(device=self.device, dtype=dtype).eval()
         self.image_size = int(config.vision_config.image_size)

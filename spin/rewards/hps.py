@@ -24,7 +24,7 @@ from spin.errors import ScoreError
 from spin.rewards.base import TorchScorer, cosine
 from spin.rewards.clip import clip_tokenizer
 from spin.rewards.preprocess import hps_pixels, stack
-from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256
+from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256, without_weights
 
 PUBLISHED_WEIGHTS = {"hps": "HPS_v2_compressed.pt", "hps_v21": "HPS_v2.1_compressed.pt"}
 VERSIONS = {"hps": "HPS v2.0", "hps_v21": "HPS v2.1"}
@@ -38,7 +38,8 @@ class HpsScorer(TorchScorer):
         path = source.need("model.safetensors", PUBLISHED_WEIGHTS[source.scorer])
         version = source.version(VERSIONS[source.scorer])
         super().__init__(source.scorer, version, "cosine", weights_sha256(path), device, dtype)
-        self.model = build_open_clip(source)
+        with without_weights():
+            self.model = build_open_clip(source)
         load_strictly(self.model, read_state(path), path)
         self.model.to(device=self.device, dtype=dtype).eval()
         size = self.model.visual.image_size

@@ -25,7 +25,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 from spin.rewards.base import TorchScorer, at_least_float32
 from spin.rewards.heads import AffineMlp
 from spin.rewards.preprocess import image_reward_pixels, stack
-from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256
+from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256, without_weights
 
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072
 """Of the published model's rewards, from its code."""
@@ -141,7 +141,8 @@ class ImageRewardScorer(TorchScorer):
         version, scale = source.version("ImageReward v1.0"), "(reward - mean) / std"
         super().__init__(source.scorer, version, scale, weights_sha256(path), device, dtype)
         vit = source.json("vit_config.json") if "vit_config.json" in source.files else VIT_L_16
-        self.blip = RewardBlip(*blip_configs(source.json("med_config.json"), vit))
+        with without_weights():
+            self.blip = RewardBlip(*blip_configs(source.json("med_config.json"), vit))
         state = {rename(key): value for key, value in read_state(path).items()}
         load_strictly(self.blip, state, path, IGNORED)
         self.blip.to(device=self.device, dtype=dtype).eval()

@@ -103,6 +103,13 @@ def _frame(rows: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
 
 def _read_sidecars(folder: Path) -> pd.DataFrame:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    drawn = {path.with_suffix(".txt") for path in paths}
+    alone = sorted(path for path in folder.rglob("*.txt") if path not in drawn)
+    if paths and alone:
+        raise ScoreError(
+            f"{folder} must hold an image for every prompt, but {len(alone)} .txt files have none, first"
+            f" {alone[0].relative_to(folder)}; draw it, or take the file away if it is no prompt."
+        )
     rows = []
     for path in paths:
         caption = path.with_suffix(".txt")

@@ -4,7 +4,7 @@ Nothing is averaged in silence. A score that is not finite is refused. An image 
 is scored and kept in the table, with `flagged` true; the summary counts it and its means and medians leave it out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,29 @@ def score_folder(samples: Path, scorers: Sequence[Scorer], out: Path, batch_size
         )
 
 
-def score_images(images: Path, scorers: Sequence[Scorer], out: Path, batch_size: int = 32) -> dict[str, Any]:
-    """Score any folder or manifest of images with prompts (see `read_listing`) into the parquet file `out`.
+def score_images(
+    images: Path | tuple[Path, pd.DataFrame],
+    scorers: Sequence[Scorer],
+    out: Path,
+    batch_size: int = 32,
+    measured: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Score any folder or manifest of images with prompts into the parquet file `out`.
 
-    The table has the listing's columns, one float64 column per scorer, and `flagged`; versions and weights' hashes
-    stand in `out` with the suffix .json, together with means and medians. Returns that summary.
+    `images` is what `read_listing` takes, or what it returned. The table has the listing's columns, one float64
+    column per scorer, and `flagged`; versions and weights' hashes stand in `out` with the suffix .json, together
+    with means, medians, standard deviations, the names of the flagged images and what the caller says about the
+    measurement. Returns that summary.
     """
-    folder, frame = read_listing(images)
+    folder, frame = images if isinstance(images, tuple) else read_listing(images)
     scored = _score(folder, frame, scorers, batch_size, folder.name)
-    summary = summarise(scored, scorers)
+    kept = scored[~scored["flagged"]]
+    summary = {
+        **summarise(scored, scorers),
+        "std": {s.name: float(kept[s.name].std(ddof=1)) if len(kept) > 1 else 0.0 for s in scorers},
+        "flagged_images": scored.loc[scored["flagged"], "image"].tolist(),
+        "measured": dict(measured or {}),
+    }
     with replacing_file(out) as temporary:
         scored.to_parquet(temporary, index=False)
     write_json(out.with_suffix(".json"), summary)

@@ -6,6 +6,7 @@ embedded models, the published ones and a user's folder load through the same co
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,10 +157,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def without_weights() -> AbstractContextManager[None]:
+    """Modules made in this context have no memory for weights yet, and draw none: `load_strictly` gives it to them.
+
+    A ViT-H is 4 GB in float32: without this a scorer would hold its weights twice while loading.
+    """
+    from accelerate import init_empty_weights
+
+    context: AbstractContextManager[None] = init_empty_weights(include_buffers=False)
+    return context
+
+
 def load_strictly(
-    module: nn.Module, state: Mapping[str, Tensor], path: Path, ignored: Iterable[str] = ()
+    module: nn.Module, state: dict[str, Tensor], path: Path, ignored: Iterable[str] = ()
 ) -> None:
-    """Load `state` into `module`, every key accounted for.
+    """Load `state` into `module`, every key accounted for; `state` is emptied on the way, to free memory.
 
     `ignored` names key endings or beginnings (those that end in a dot) that may be present and are not used.
     Raises `ScoreError` naming the first missing, surplus or wrongly shaped key.
@@ -187,7 +199,26 @@ def load_strictly(
                 f"{path}: {key} must have the shape {tuple(wanted[key].shape)} that the configuration implies, got"
                 f" {tuple(value.shape)}; give the configuration that belongs to these weights."
             )
-    module.load_state_dict(used)
+    state.clear()
+    targets = module.state_dict()
+    for key in list(used):
+        value = used.pop(key)
+        if targets[key].is_meta:
+            _place(module, key, value)
+        else:
+            targets[key].copy_(value)
+
+
+def _place(module: nn.Module, key: str, value: Tensor) -> None:
+    """Give one weight of a module made in `without_weights` its memory and value.
+
+    One at a time: what the one before it left free in the checkpoint's memory is used for this one.
+    """
+    path, _, name = key.rpartition(".")
+    owner = module.get_submodule(path)
+    empty: nn.Parameter = getattr(owner, name)
+    filled = torch.empty_like(empty, device="cpu", requires_grad=False).copy_(value)
+    setattr(owner, name, nn.Parameter(filled, requires_grad=empty.requires_grad))
 
 
 def weights_sha256(*paths: Path) -> str:

@@ -85,20 +85,22 @@ def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
     """What the oracle says of images of unseen captions: the base at guidance 1 and 3, and clean data through the VAE."""
     from spin.data.images import to_pixel_values
     from spin.models import load_model, reference_of
+    from spin.models.conditioning import square_geometry
     from spin.params import BaseParams, SamplerParams
     from spin.sampling import sample_images
     from spin.seeding import generator_for
     from spin.toy.oracle import clean_image
 
     with tempfile.TemporaryDirectory() as scratch:
-        reference = reference_of(BaseParams(source=str(folder), revision=None))
+        reference = reference_of(BaseParams(source=str(folder), revision=None, config=None, unet=None))
         write_json(Path(scratch) / "model.json", reference)
         diffusion = load_model(Path(scratch))
     scenes = split_scenes()["test"][:num_prompts]
     captions = [scene.caption for scene in scenes]
     mean, _ = diffusion.encode_images(to_pixel_values([clean_image(scene) for scene in scenes]))
     quality = {"clean through the VAE": _judged(diffusion.decode_latents(diffusion.scale(mean)), captions)}
-    states, empty = diffusion.encode_prompts(captions), diffusion.encode_prompts([""])
+    text, empty = diffusion.encode_prompts(captions), diffusion.encode_prompts([""])
+    geometry = square_geometry(num_prompts, 32)
     for guidance_scale in (1.0, 3.0):
         sampler = SamplerParams(
             scheduler="ddim",
@@ -108,7 +110,7 @@ def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
             batch_size=num_prompts,
         )
         generators = [generator_for("card", caption) for caption in captions]
-        images, _ = sample_images(diffusion, states, empty, generators, sampler, 32)
+        images, _ = sample_images(diffusion, text, empty, geometry, generators, sampler, 32)
         quality[f"guidance {guidance_scale:g}"] = _judged(images, captions)
     return quality
 

@@ -6,25 +6,23 @@ import pandas as pd
 from PIL import Image
 
 from spin.data.images import to_pixel_values
-from spin.data.manifest import read_prompts
 from spin.files import write_json
 from spin.generate import protocol_of
-from spin.models import StableDiffusion
+from spin.models import LatentDiffusion
 from spin.params import Params
 from spin.toy.oracle import clean_image
 from spin.toy.world import parse_caption
 
 
-def write_clean_samples(out: Path, diffusion: StableDiffusion, data: Path, params: Params) -> None:
+def write_clean_samples(out: Path, diffusion: LatentDiffusion, prompts: Path, params: Params) -> None:
     """Render each evaluation prompt cleanly and pass it through the VAE, into the existing empty folder `out`.
 
     The layout is that of a model's samples; one image stands for each image index, since nothing is random in it.
     """
     evaluate = params.evaluate
-    prompts = read_prompts(data, evaluate.prompt_set)
     (out / "images").mkdir()
     rows = []
-    for position, prompt in enumerate(prompts.to_dict("records")):
+    for position, prompt in enumerate(pd.read_parquet(prompts).to_dict("records")):
         clean = clean_image(parse_caption(str(prompt["prompt"])))
         mean, _ = diffusion.encode_images(to_pixel_values([clean]))
         image = Image.fromarray(diffusion.decode_latents(diffusion.scale(mean))[0].numpy())
@@ -33,4 +31,4 @@ def write_clean_samples(out: Path, diffusion: StableDiffusion, data: Path, param
             image.save(out / name)
             rows.append({**prompt, "image_index": index, "seed": evaluate.seed, "image": name})
     pd.DataFrame(rows).to_parquet(out / "manifest.parquet", index=False)
-    write_json(out / "protocol.json", protocol_of(evaluate, len(prompts), params.resolution))
+    write_json(out / "protocol.json", protocol_of(evaluate, prompts, params.resolution))

@@ -41,7 +41,17 @@ def _sentence(item: Any, schema: type[BaseModel]) -> str:
     if kind == "value_error":
         message = str(context["error"])
         known = not name or message.startswith(
-            ("iterations.", "baselines.", "evaluate.", "tables.", "resolution ", "the name")
+            (
+                "iterations",
+                "baselines.",
+                "evaluate.",
+                "tables.",
+                "opponents.",
+                "data.",
+                "prompt_sets.",
+                "resolution ",
+                "the name",
+            )
         )
         return f"{message}." if known else f"{name}.{message}."
     if kind in _BOUNDS:

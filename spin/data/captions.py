@@ -1,0 +1,67 @@
+"""Captions: what counts as one, and which are held out."""
+
+import heapq
+
+from spin.data.card import DataCard
+from spin.seeding import derive_seed
+
+LONG_CAPTION_WORDS = 75
+"""CLIP's tokenizer keeps 75 tokens; a caption of more words is surely cut by it."""
+
+
+def clean_caption(value: object, card: DataCard) -> str | None:
+    """Return a caption with its white space made single blanks, or None after counting the row as dropped."""
+    if value is None or value == "":
+        card.drop("without a caption")
+        return None
+    if not isinstance(value, str):
+        card.drop("with a caption that is not text")
+        return None
+    # Halves of surrogate pairs, which JSON can hold, are no text that a table or tokenizer could take.
+    caption = " ".join(value.replace("\0", " ").encode("utf-8", "replace").decode().split())
+    if not caption:
+        card.drop("without a caption")
+        return None
+    return caption
+
+
+def note_length(caption: str, card: DataCard) -> None:
+    """Count a kept caption that the tokenizer is sure to cut."""
+    if len(caption.split()) > LONG_CAPTION_WORDS:
+        card.note(f"with a caption over {LONG_CAPTION_WORDS} words, which CLIP's tokenizer cuts")
+
+
+class HeldOut:
+    """The first captions by a hash, found in one pass and in memory that does not grow with the set.
+
+    The choice depends on which captions there are, not on their order or their files. Adding captions can bring
+    others to the front, so keep a set's held-out captions by keeping the set.
+    """
+
+    def __init__(self, num_val: int, num_test: int) -> None:
+        self.num_val, self.num_test = num_val, num_test
+        self._largest_first: list[tuple[int, str]] = []
+        self._chosen: set[str] = set()
+
+    @property
+    def wanted(self) -> int:
+        """How many captions are to be held out."""
+        return self.num_val + self.num_test
+
+    def offer(self, caption: str) -> None:
+        """Consider one caption; offering it again changes nothing."""
+        if caption in self._chosen or not self.wanted:
+            return
+        entry = (-derive_seed("hold out", caption), caption)
+        if len(self._largest_first) < self.wanted:
+            heapq.heappush(self._largest_first, entry)
+        elif entry > self._largest_first[0]:
+            self._chosen.discard(heapq.heappushpop(self._largest_first, entry)[1])
+        else:
+            return
+        self._chosen.add(caption)
+
+    def splits(self) -> dict[str, str]:
+        """Return caption -> "val" or "test", in the order of the hash."""
+        captions = [caption for _, caption in sorted(self._largest_first, reverse=True)]
+        return {caption: "val" if index < self.num_val else "test" for index, caption in enumerate(captions)}

@@ -1,0 +1,239 @@
+"""From rows of a source, one after the other, to a data set folder; memory does not grow with the number of rows."""
+
+import hashlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pyarrow.parquet as pq
+
+from spin.data.captions import HeldOut, note_length
+from spin.data.card import DataCard
+from spin.data.images import PreparedImage, UnusableImageError, prepare_image
+from spin.data.manifest import (
+    CROP,
+    MANIFEST_SCHEMA,
+    PAIR_SCHEMA,
+    ROWS_HELD,
+    TableWriter,
+    pair_row,
+    write_prompts,
+)
+from spin.data.seen import Seen
+from spin.errors import DataError
+from spin.params.data import ImageData
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 10.0
+MAX_FILE_BYTES = 1 << 28
+"""Encoded images beyond 256 MB are not read into memory."""
+SECOND_OF_CAPTION = "of a caption that has its image"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class CaptionedImage(NamedTuple):
+    """A row of a source whose caption is clean; its images are not yet decoded."""
+
+    number: int
+    """Of the row in its source; names the row in the manifest."""
+    caption: str
+    images: tuple[bytes | Path, ...]
+    """The image; of a preference pair the winner, then the loser."""
+
+
+class _Loaded(NamedTuple):
+    digest: str  # of the encoded original, so that the same file twice is the same image
+    image: PreparedImage
+
+
+class DataSetWriter:
+    """Decodes, crops and stores images in threads; keeps rows in the order of the source."""
+
+    def __init__(
+        self,
+        root: Path,
+        params: ImageData,
+        resolution: int,
+        card: DataCard,
+        given_prompts: dict[str, list[str]] | None = None,
+        one_per_caption: bool = False,
+    ) -> None:
+        """Write to the existing empty folder `root`.
+
+        `given_prompts` maps val or test to captions that the source holds out itself; training captions are held out
+        for the others. `one_per_caption` keeps the first image of a caption that decodes.
+        """
+        self.root, self.params, self.resolution, self.card = root, params, resolution, card
+        self.given_prompts = given_prompts or {}
+        self.one_per_caption = one_per_caption
+        self._images, self._captions = Seen(), Seen()
+        self._held_out = HeldOut(
+            0 if "val" in self.given_prompts else params.num_val,
+            0 if "test" in self.given_prompts else params.num_test,
+        )
+
+    def has_image(self, caption: str) -> bool:
+        """Whether `caption` has its image already and needs no other."""
+        return self.one_per_caption and caption.encode() in self._captions
+
+    def write(self, rows: Iterable[CaptionedImage]) -> None:
+        """Write manifest, pairs, prompts, images and card; raises `DataError` if nothing is left to train on."""
+        manifest, pairs = self.root / "manifest.parquet", self.root / "pairs.parquet"
+        unsplit = {path: path.with_suffix(".unsplit") for path in (manifest, pairs)}
+        lines = RowLines(self.card)
+        with (
+            closing(self._images),
+            closing(self._captions),
+            TableWriter(unsplit[manifest], MANIFEST_SCHEMA) as images_out,
+            TableWriter(unsplit[pairs], PAIR_SCHEMA) as pairs_out,
+        ):
+            for row, loaded in map_ordered(self._load, rows, os.cpu_count() or 1):
+                self._keep(row, loaded, images_out, pairs_out)
+                lines.update()
+        splits = self._held_out.splits()
+        counts = _write_split(unsplit[manifest], manifest, splits)
+        self._check_enough(len(splits), counts["train"])
+        num_pairs = _write_split(unsplit[pairs], pairs, splits)["train"] if pairs_out.num_rows else 0
+        unsplit[pairs].unlink(missing_ok=True)
+        prompts = {
+            split: [key for key, value in splits.items() if value == split] for split in ("val", "test")
+        }
+        prompts |= self.given_prompts
+        write_prompts(self.root, {split: [(text, "") for text in texts] for split, texts in prompts.items()})
+        kept = {"train": counts["train"], "pairs": num_pairs}
+        kept |= {split: len(texts) for split, texts in prompts.items()}
+        self.card.write(self.root / "card.json", kept)
+        logger.info("%s: %s", self.card.source, self.card.sentence())
+
+    def _check_enough(self, num_held_out: int, num_train: int) -> None:
+        source, wanted = self.card.source, self._held_out.wanted
+        if not self.card.rows_kept:
+            raise DataError(
+                f"{source} must hold at least one captioned image to train on, got none ({self.card.sentence()})."
+            )
+        if num_held_out < wanted or not num_train:
+            raise DataError(
+                f"data.num_val + data.num_test must leave captions to train on, got {wanted} of the {num_held_out} "
+                f"distinct captions in {source}; lower them or add images."
+            )
+
+    def _load(self, row: CaptionedImage) -> list[_Loaded] | UnusableImageError:
+        try:
+            return [self._load_image(image) for image in row.images]
+        except UnusableImageError as error:
+            return error
+
+    def _load_image(self, image: bytes | Path) -> _Loaded:
+        data = read_image(image) if isinstance(image, Path) else image
+        prepared = prepare_image(data, self.resolution, self.params.small_images)
+        return _Loaded(hashlib.sha256(data).hexdigest(), prepared)
+
+    def _keep(
+        self,
+        row: CaptionedImage,
+        loaded: list[_Loaded] | UnusableImageError,
+        images_out: TableWriter,
+        pairs_out: TableWriter,
+    ) -> None:
+        is_pair = len(row.images) == 2
+        if not is_pair and self.has_image(row.caption):  # asked first, as the source may have asked already
+            self.card.drop(SECOND_OF_CAPTION)
+            return
+        if isinstance(loaded, UnusableImageError):
+            self.card.drop(loaded.reason)
+            return
+        self._held_out.offer(row.caption)
+        first = not self.has_image(row.caption) and self._images.add(loaded[0].digest.encode())
+        if not first and not is_pair:
+            self.card.drop("that repeat an earlier image")
+            return
+        note_length(row.caption, self.card)
+        stored = [self._store(row, each) for each in loaded]
+        if first:
+            if self.one_per_caption:
+                self._captions.add(row.caption.encode())
+            images_out.add(stored[0])
+        if is_pair:
+            pairs_out.add(pair_row(f"pair-{row.number:07d}", *stored))
+
+    def _store(self, row: CaptionedImage, loaded: _Loaded) -> dict[str, Any]:
+        """Write an image under the digest of its original, so that what appears in many pairs is kept once."""
+        digest, image = loaded
+        reference = f"images/{digest[:2]}/{digest[:24]}.png"
+        path = self.root / reference
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image.png)
+        return {
+            "id": f"train-{row.number:07d}",
+            "caption": row.caption,
+            "image": reference,
+            "sha256": hashlib.sha256(image.png).hexdigest(),
+            "width": image.resolution,
+            "height": image.resolution,
+            "split": "",
+            **{name: getattr(image, name) for name in CROP},
+        }
+
+
+def read_image(path: Path) -> bytes:
+    """Read an encoded image; raises `UnusableImageError` for what cannot be read or is no sane size."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnusableImageError("in files over 256 MB", f"{path} has {path.stat().st_size} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableImageError("that cannot be read", str(error)) from None
+
+
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[tuple[Item, Result]]:
+    """Yield (item, function(item)) in order, computed by threads that are at most 2 * workers items ahead."""
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            pending.append((item, pool.submit(function, item)))
+            if len(pending) >= 2 * workers:
+                ready, future = pending.popleft()
+                yield ready, future.result()
+        for ready, future in pending:
+            yield ready, future.result()
+
+
+def _write_split(source: Path, target: Path, splits: dict[str, str]) -> dict[str, int]:
+    """Copy a table with its split column filled in by caption; count the rows of each split; remove the source."""
+    counts = {"train": 0, "val": 0, "test": 0}
+    with pq.ParquetFile(source) as table, TableWriter(target, table.schema_arrow) as out:
+        for batch in table.iter_batches(ROWS_HELD):
+            for row in batch.to_pylist():
+                row["split"] = splits.get(row["caption"], "train")
+                counts[row["split"]] += 1
+                out.add(row)
+    source.unlink()
+    return counts
+
+
+class RowLines:
+    """A line of progress now and then; how many rows a stream has is not known before its end."""
+
+    def __init__(self, card: DataCard) -> None:
+        self.card, self.started = card, time.monotonic()
+        self.last = self.started
+
+    def update(self) -> None:
+        """Log the counts if the last line is a while ago."""
+        now = time.monotonic()
+        if now - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = now
+            rate = self.card.rows_read / (now - self.started)
+            logger.info("data: %d rows read, %d kept, %.3g/s", self.card.rows_read, self.card.rows_kept, rate)

@@ -1,0 +1,155 @@
+"""Tables by category, by style of the HPSv2 benchmark, and by prompt where prompts are few."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from spin.evaluation.labels import AVERAGE, scorer_label
+from spin.evaluation.notes import protocol_line, scorers_line
+from spin.evaluation.results import Results
+from spin.evaluation.statistics import (
+    bootstrap,
+    outcomes,
+    percentile_interval,
+    resample_prompts,
+    winning_interval,
+)
+from spin.evaluation.styles import is_benchmark, style_report, style_table
+from spin.evaluation.table import Table
+from spin.params import TableParams
+
+FEW = 10
+"""Up to so many prompts each gets a column of its own."""
+COLUMNS = ["category", "model", "scorer", "n", "mean", "low", "high", "win_rate", "win_low", "win_high"]
+CATEGORIES = "categories.csv"
+
+
+def write_breakdowns(
+    folder: Path, results: Results, tables: TableParams, summary: dict[str, Any], scores: Path, seed: int
+) -> None:
+    """Write into `folder` whichever of the breakdowns the prompt set has: nothing for one without categories."""
+    names = sorted({name for name in results.categories if name})
+    if len(names) > 1:
+        frame = measure_categories(results, tables, seed)
+        frame.to_csv(folder / CATEGORIES, index=False)
+        for table in category_tables(frame, summary):
+            _write(folder, table)
+    frames = {model: pd.read_parquet(scores / model / "scores.parquet") for model in results.models}
+    if is_benchmark(frames[results.models[0]]):
+        for scorer in (name for name in results.scorers if name.startswith("hps")):
+            _write_styles(folder, scorer, frames, tables, summary, seed)
+    if len(results.prompt_ids) <= FEW:
+        for table in prompt_tables(results, summary):
+            _write(folder, table)
+
+
+def measure_categories(results: Results, tables: TableParams, seed: int) -> pd.DataFrame:
+    """Mean, and winning rate over the base, of every model and scorer within each category, with intervals.
+
+    The winning rate of `average` is the mean of those over `tables.average_of`, as in the whole.
+    """
+    of_prompt = np.array(results.categories)
+    averaged = [results.scorers.index(scorer) for scorer in tables.average_of]
+    rows = []
+    for category in sorted(set(results.categories)):
+        inside = of_prompt == category
+        resampled = resample_prompts(int(inside.sum()), tables.bootstrap_samples, seed)
+        for model in (*results.models, *results.references):
+            values = results.of(model)[inside]
+            won = outcomes(values, results.of("base")[inside])[:, :-1]
+            won = np.column_stack([won, won[:, averaged].mean(1)])
+            replicates = bootstrap(values, resampled)
+            for column, scorer in enumerate(results.scorers):
+                mean = percentile_interval(replicates[:, column], tables.confidence)
+                rate = winning_interval(won[:, column], resampled, tables.confidence)
+                key = category or "none", model, scorer, len(values)
+                rows.append((*key, values[:, column].mean(), *mean, won[:, column].mean(), *rate))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def read_categories(tables: Path) -> pd.DataFrame | None:
+    """Read back what was measured by category, if the prompt set has categories."""
+    path = tables / CATEGORIES
+    return pd.read_csv(path, keep_default_na=False) if path.is_file() else None
+
+
+def category_tables(frame: pd.DataFrame, summary: dict[str, Any]) -> list[Table]:
+    """Lay out the Average by category: winning rate over the base, and mean."""
+    average = frame[frame["scorer"] == AVERAGE]
+    labels = average["category"] + " (" + average["n"].astype(str) + ")"
+    shown = average.assign(scorer=labels)
+    over = shown[shown["model"] != "base"]
+    over = over.assign(**{to: 100 * over[of] for to, of in _RATES.items()})
+    notes = [protocol_line(summary), scorers_line(summary), "In brackets: the prompts of a category."]
+    references: Sequence[str] = summary["references"]
+    return [
+        Table(
+            "winrate_over_base_by_category",
+            "Average winning rate over Base by category (%)",
+            over,
+            references,
+            [],
+            [*notes, "Ties count half."],
+        ),
+        Table(
+            "mean_by_category",
+            "Average score by category",
+            shown.rename(columns={"mean": "value"}),
+            references,
+            [],
+            notes,
+        ),
+    ]
+
+
+_RATES = {"value": "win_rate", "low": "win_low", "high": "win_high"}
+
+
+def prompt_tables(results: Results, summary: dict[str, Any]) -> list[Table]:
+    """Lay out each scorer's score of every prompt: a table per scorer, a column per prompt."""
+    tables = []
+    for column, scorer in enumerate(results.scorers):
+        rows = [
+            (model, _column_of(results, place), results.of(model)[place, column])
+            for model in (*results.models, *results.references)
+            for place in range(len(results.prompt_ids))
+        ]
+        frame = pd.DataFrame(rows, columns=["model", "scorer", "value"])
+        frame = frame.assign(low=np.nan, high=np.nan)  # one prompt is no sample of prompts
+        title = f"{scorer_label(scorer)} by prompt"
+        notes = [protocol_line(summary), scorers_line(summary)]
+        tables.append(Table(f"prompts_{scorer}", title, frame, results.references, [], notes))
+    return tables
+
+
+def _column_of(results: Results, place: int) -> str:
+    prompt = results.prompts[place]
+    short = prompt if len(prompt) <= 40 else prompt[:37] + "..."
+    return short if results.prompts.count(prompt) == 1 else f"{short} ({results.prompt_ids[place]})"
+
+
+def _write_styles(
+    folder: Path,
+    scorer: str,
+    frames: dict[str, pd.DataFrame],
+    tables: TableParams,
+    summary: dict[str, Any],
+    seed: int,
+) -> None:
+    reports = {
+        model: style_report(frame, scorer, tables.bootstrap_samples, tables.confidence, seed)
+        for model, frame in frames.items()
+    }
+    version = str(summary["scorers"][scorer]["version"])
+    _write(folder, style_table(reports, scorer, version, protocol_line(summary)))
+    long = pd.concat([report.assign(model=model) for model, report in reports.items()])
+    long.to_csv(folder / f"styles_{scorer}_groups.csv", index=False)
+
+
+def _write(folder: Path, table: Table) -> None:
+    (folder / f"{table.name}.csv").write_text(table.to_csv(), encoding="utf-8")
+    (folder / f"{table.name}.md").write_text(table.to_markdown(), encoding="utf-8")
+    (folder / f"{table.name}.tex").write_text(table.to_latex(), encoding="utf-8")

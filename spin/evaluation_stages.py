@@ -1,0 +1,104 @@
+"""The stages that compare trained models: prompt sets, images, scores, tables, the report, the registry."""
+
+import shutil
+from pathlib import Path
+
+from spin import paths
+from spin.data.manifest import read_prompts
+from spin.errors import ParamsError
+from spin.files import replacing_dir, replacing_file, write_json
+from spin.params import Params
+from spin.stages import checkpoint_digest, default_device, digest_of, stage_output
+
+
+def run_prompt_set(params: Params, name: str) -> None:
+    """Bring a prompt set to a table of prompts."""
+    from spin.prompts import load_prompt_set
+
+    if name not in params.prompt_sets:
+        raise ParamsError(
+            f"--name must be one of {', '.join(params.prompt_sets)}, got {name}; correct the name."
+        )
+    chosen = params.prompt_sets[name]
+    own = chosen.prompts in ("val", "test")
+    table = (
+        read_prompts(paths.DATA, chosen.prompts) if own else load_prompt_set(chosen.prompts, chosen.source)
+    )
+    with replacing_file(paths.prompts_of(name)) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def run_generate(params: Params, prompt_set: str, name: str) -> None:
+    """Draw the images of a model for a prompt set."""
+    from spin.generate import write_samples
+    from spin.models import load_model
+    from spin.models.checkpoint import weights_digest
+
+    _check_evaluated(params, prompt_set, name)
+    checkpoint, prompts = paths.CHECKPOINTS / name, paths.prompts_of(prompt_set)
+    protocol = params.evaluate.model_dump(exclude={"models", "reduction", "references", "prompt_sets"})
+    key = protocol, params.resolution, checkpoint_digest(name), digest_of(prompts)
+    with stage_output(paths.SAMPLES / prompt_set / name, f"generate-{prompt_set}-{name}", *key) as (
+        out,
+        work,
+    ):
+        diffusion = load_model(checkpoint, default_device())
+        write_samples(out, work, diffusion, prompts, params.evaluate, params.resolution, name)
+        write_json(out / "model.json", {"model": name, "unet_sha256": weights_digest(checkpoint)})
+
+
+def run_reference(params: Params, prompt_set: str, name: str) -> None:
+    """Render and score a reference level, such as the embedded world's perfect images."""
+    from spin.models import load_model
+    from spin.toy.reference import write_clean_samples
+
+    with replacing_dir(paths.SAMPLES / prompt_set / name) as out:
+        base = load_model(paths.CHECKPOINTS / "base")
+        write_clean_samples(out, base, paths.prompts_of(prompt_set), params)
+    run_score(params, prompt_set, name)
+
+
+def run_score(params: Params, prompt_set: str, name: str) -> None:
+    """Score the images of a model with every reward model."""
+    from spin.rewards import load_scorer
+    from spin.rewards.scoring import score_folder
+
+    device = default_device()
+    scorers = [load_scorer(scorer, given.source, device=device) for scorer, given in params.scorers.items()]
+    images, scores = paths.SAMPLES / prompt_set / name, paths.SCORES / prompt_set / name
+    score_folder(images, scorers, scores, params.evaluate.batch_size)
+
+
+def run_tables(params: Params, prompt_set: str) -> None:
+    """Compare all models on a prompt set: means, medians, winning rates, intervals."""
+    from spin.evaluation.tables import write_tables
+
+    scores, tables = paths.SCORES / prompt_set, paths.TABLES / prompt_set
+    write_tables(params, scores, tables, references=params.evaluate.references)
+    with replacing_file(
+        paths.METRICS / f"{prompt_set}.json"
+    ) as temporary:  # what `dvc metrics diff` compares
+        shutil.copyfile(tables / "summary.json", temporary)
+
+
+def run_report(params: Params) -> None:
+    """Draw the figures and the page."""
+    from spin.evaluation.report import write_report
+
+    write_report(params, paths.OUTPUTS, paths.REPORT)
+
+
+def run_register(params: Params) -> None:
+    """List the iterations as model versions, with what each is and how it did."""
+    from spin.registry import register_models
+
+    register_models(params, Path.cwd())
+
+
+def _check_evaluated(params: Params, prompt_set: str, name: str) -> None:
+    for option, given, known in (
+        ("--name", name, params.evaluate.models),
+        ("--prompts", prompt_set, params.evaluate.prompt_sets),
+    ):
+        if given not in known:
+            raise ParamsError(f"{option} must be one of {', '.join(known)}, got {given}; correct the name.")

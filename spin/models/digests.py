@@ -1,0 +1,28 @@
+"""SHA-256 of weights, computed once per process: hashing 4 GB takes seconds, and a stage loads a base twice."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from spin.files import sha256_file
+
+
+def weights_digest_of(place: Path) -> str:
+    """SHA-256 of a weights file, or of a folder's safetensors files and their names (as `spin.files.sha256_tree`)."""
+    if place.is_file():
+        return _file_digest(place)
+    digest = hashlib.sha256()
+    for path in sorted(place.glob("*.safetensors")):
+        digest.update(f"{path.relative_to(place).as_posix()}\0{_file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    stat = path.stat()
+    return _digest_at(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _digest_at(path: Path, size: int, mtime_ns: int) -> str:
+    """A file that was written again has another size or time, and so another entry."""
+    return sha256_file(path)

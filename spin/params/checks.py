@@ -1,0 +1,101 @@
+"""What must hold between sections of params.yaml. Each check raises `ValueError`, which the reader turns into a sentence."""
+
+from typing import TYPE_CHECKING
+
+from spin.params.training import StageParams
+
+if TYPE_CHECKING:
+    from spin.params import Params
+
+
+def check_chain(params: "Params") -> None:
+    """Every `prev` exists and following it ends at the base."""
+    stages: dict[str, StageParams] = {
+        f"iterations.{name}": stage for name, stage in params.iterations.items()
+    }
+    stages |= {f"baselines.{name}": stage for name, stage in params.baselines.items()}
+    for where, stage in stages.items():
+        seen = [where.split(".")[1]]
+        prev = stage.prev
+        while prev != "base":
+            if prev not in params.iterations:
+                known = ", ".join(["base", *params.iterations])
+                raise ValueError(f"{where}.prev must be one of {known}, got {prev}; correct the name")
+            if prev in seen:
+                circle = " -> ".join([*seen, prev])
+                raise ValueError(f"{where}.prev must lead back to base, got the circle {circle}; break it")
+            seen.append(prev)
+            prev = params.iterations[prev].prev
+
+
+def check_evaluation_only(params: "Params") -> None:
+    """Without training data nothing trains, and prompts come from elsewhere."""
+    trained = [*params.iterations, *params.baselines]
+    if trained:
+        raise ValueError(f"data.kind must not be none where {trained[0]} is trained; give data or remove it")
+    held_out = [
+        name for name in params.evaluate.prompt_sets if params.prompt_sets[name].prompts in ("val", "test")
+    ]
+    if held_out:
+        raise ValueError(
+            f"prompt_sets.{held_out[0]}.prompts must be a published set or a file with data.kind none, got "
+            f"{params.prompt_sets[held_out[0]].prompts}; there are no held-out captions"
+        )
+
+
+def check_names(params: "Params") -> None:
+    """Model names are unique, and evaluation names the models and scorers that exist."""
+    models = ["base", *params.released, *params.baselines, *params.iterations]
+    twice = sorted(name for name in set(models) if models.count(name) > 1)
+    if twice:
+        raise ValueError(f"the name {twice[0]} must be given to one model only; rename one of them")
+    if len(models) == 1:
+        raise ValueError("iterations must name at least one, got none; copy iter1 from the file in profiles/")
+    if sorted(params.evaluate.models) != sorted(models):
+        raise ValueError(
+            f"evaluate.models must name {', '.join(models)}, got {', '.join(params.evaluate.models)}"
+        )
+    if params.objective.kind == "exact" and params.opponents.drawn_by != "previous":
+        raise ValueError(
+            f"opponents.drawn_by must be previous with objective.kind exact, got {params.opponents.drawn_by}; the exact "
+            "objective draws the previous iterate's trajectory itself"
+        )
+    if params.data.kind == "none":
+        check_evaluation_only(params)
+    if params.data.kind == "toy" and params.resolution != 32:
+        raise ValueError(
+            f"resolution must be 32 with data.kind toy, got {params.resolution}; that world is 32 pixels wide"
+        )
+    if params.resolution % 8:
+        raise ValueError(
+            f"resolution must be a multiple of 8, got {params.resolution}; the autoencoder halves it thrice"
+        )
+    if "clean" in models:
+        raise ValueError(
+            "the name clean must be left to the reference level; rename the iteration or baseline"
+        )
+    if params.evaluate.references and params.data.kind != "toy":
+        raise ValueError(
+            "evaluate.references must be [] unless data.kind is toy; only that world knows perfect images"
+        )
+    own = {"val", "test"}
+    foreign = [
+        name
+        for name in params.evaluate.prompt_sets
+        if name in params.prompt_sets and params.prompt_sets[name].prompts not in own
+    ]
+    if params.evaluate.references and foreign:
+        raise ValueError(
+            f"evaluate.references must be [] with the prompt set {foreign[0]}; only the embedded world's own captions "
+            "have perfect images"
+        )
+    for key, known, given in (
+        ("evaluate.prompt_sets", params.prompt_sets, params.evaluate.prompt_sets),
+        ("tables.over", params.evaluate.models, params.tables.over),
+        ("tables.average_of", params.scorers, params.tables.average_of),
+    ):
+        for name in given:
+            if given.count(name) > 1:
+                raise ValueError(f"{key} must name each of its items once, got {name} twice; remove one")
+            if name not in known:
+                raise ValueError(f"{key} must name some of {', '.join(known)}, got {name}; correct the name")

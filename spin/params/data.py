@@ -1,0 +1,96 @@
+"""Where the captioned images come from."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from spin.params.section import PositiveInt, Probability, Section, Text
+
+
+class ToyData(Section):
+    """Scenes rendered by the embedded world, with winners as imperfect as Pick-a-Pic's."""
+
+    kind: Literal["toy"]
+    num_train: PositiveInt
+    """Training prompts, each with one winner (and one loser for Diffusion-DPO); the world has 512."""
+    num_val: PositiveInt
+    num_test: PositiveInt
+    """Held-out prompts, of object pairs that the base has never seen together; the world has 256."""
+    max_severity: Probability
+    """Degradation of winners and losers is drawn from [0, this]; 0 makes every winner perfect."""
+    label_accuracy: Probability
+    """Share of pairs whose winner is the less degraded image, as human labels are right only mostly."""
+
+
+class ImageData(Section):
+    """What every source of people's own images shares."""
+
+    num_val: PositiveInt
+    """Captions held out for previews."""
+    num_test: PositiveInt
+    """Captions held out for evaluation; the rest trains."""
+    small_images: Literal["drop", "upscale"]
+    """What becomes of an image whose shorter side is below `resolution`; dropped ones are counted."""
+
+
+class FolderData(ImageData):
+    """A folder of images with metadata.csv or metadata.jsonl (columns file_name and text) or sidecar .txt captions."""
+
+    kind: Literal["folder"]
+    path: Text
+
+
+class StreamedData(ImageData):
+    """Rows read one after the other, from the Hugging Face hub or from files."""
+
+    source: Text
+    """A hub id owner/name, a folder, a file, or a pattern such as `data/*.parquet`. A very large set is better fetched
+    first (`hf download` resumes where it stopped) and given as a folder."""
+    revision: str | None
+    """Commit of the hub repository; null for the newest, or for files. What was resolved is recorded in card.json."""
+    split: Text
+    """Which split to train on; files that are named after no split are all `train`."""
+    max_rows: PositiveInt | None
+    """Rows to read at most, so that one may take a part; null for all."""
+
+
+class DatasetData(StreamedData):
+    """Any data set with an image and a text column: on the hub, as parquet files, or as WebDataset .tar shards."""
+
+    kind: Literal["dataset"]
+    config: str | None
+    """Which configuration of a hub repository that has several; else null."""
+    image_column: Text
+    """A column of encoded images; in .tar shards the ending of the image files, or several as in `jpg;png`."""
+    text_column: Text
+    """A column of captions; a dot steps into a record, as in `json.caption`. In .tar shards usually `txt`."""
+
+
+class PickapicData(StreamedData):
+    """Pick-a-Pic v2, or parquet files with its columns caption, jpg_0, jpg_1 and label_0."""
+
+    kind: Literal["pickapic"]
+    pairs: bool
+    """Keep every (winner, loser) for Diffusion-DPO. Without, only one winner per prompt, a fifteenth of the images."""
+    val_split: Text | None
+    """The split whose captions are the previews', such as validation_unique; null to hold out training captions."""
+    test_split: Text | None
+    """The split whose captions evaluate, such as test_unique; null to hold out training captions."""
+
+
+class NoData(Section):
+    """No training images: only published checkpoints are evaluated, on prompt sets from elsewhere."""
+
+    kind: Literal["none"]
+
+
+DataParams = Annotated[
+    NoData | ToyData | FolderData | DatasetData | PickapicData, Field(discriminator="kind")
+]
+
+
+class CacheParams(Section):
+    """Latents and text embeddings, computed once per data set and base."""
+
+    batch_size: PositiveInt
+    """Images, or captions, through the encoders at a time; changes speed and memory only."""

@@ -1,0 +1,20 @@
+"""This process among those that a launcher (`accelerate launch`, `torchrun`) started for one stage."""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+def process_state() -> "PartialState":
+    """Rank, number of processes, device. On a machine without CUDA launched processes talk through gloo.
+
+    Ask here and not accelerate itself, which takes launched processes on a CPU for strangers unless it is told.
+    """
+    import torch
+    from accelerate import PartialState
+
+    launched_on_cpu = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return PartialState(cpu=launched_on_cpu or use_cpu)

@@ -1,0 +1,102 @@
+"""Reading prompts from files as people have them: .txt, .csv, .tsv, .parquet, .json, .jsonl."""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spin.errors import DataError
+
+PROMPT_NAMES = ("prompt", "caption", "text")
+"""Columns that hold the prompt, whatever their case; the first that is there."""
+Row = tuple[str, str]
+"""(prompt, category); the category is empty where the file has none."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a file of prompts, in its order. Raises `DataError` if it is missing, torn, empty or has an empty prompt.
+
+    .txt: one prompt a line. .json: a list of texts or of objects. .csv and .tsv with the usual quoting, .parquet
+    and .jsonl: a column prompt (or caption, or text), and category if there is one.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} must be a file of prompts, but there is none; correct the path.")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"a file of prompts must be {', '.join(READERS)}, got {path.name}; convert it.")
+    try:
+        rows = reader(path)
+    except (OSError, ValueError, csv.Error) as error:
+        reason = str(error).split("\n")[0]
+        raise DataError(
+            f"{path} must be a readable {path.suffix[1:]} file in UTF-8, but is not ({reason}); write it again."
+        ) from None
+    return checked(rows, str(path))
+
+
+def checked(rows: Sequence[tuple[Any, Any]], origin: str) -> list[Row]:
+    """Refuse an empty set and empty prompts; text is otherwise kept as it is."""
+    if not rows:
+        raise DataError(f"{origin} must hold prompts, got none; give another file.")
+    for number, (prompt, _) in enumerate(rows, start=1):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise DataError(
+                f"{origin} must have a prompt in every row, but row {number} is empty; write one or delete the row."
+            )
+    return [(prompt, category if isinstance(category, str) else "") for prompt, category in rows]
+
+
+def _read_text(path: Path) -> list[Row]:
+    lines = (
+        path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    )  # blank lines at the end are no prompts
+    return [(line.strip(), "") for line in lines]
+
+
+def _read_json(path: Path) -> list[Row]:
+    value = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(value, list):
+        raise ValueError(f"a list is expected, got {type(value).__name__}")
+    if all(isinstance(item, str) for item in value):
+        return [(item, "") for item in value]
+    return from_frame(pd.DataFrame(value))
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return from_frame(pd.DataFrame([json.loads(line) for line in lines if line.strip()]))
+
+
+def _read_csv(path: Path) -> list[Row]:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    return from_frame(
+        pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    )
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    return from_frame(pd.read_parquet(path))
+
+
+def from_frame(frame: pd.DataFrame) -> list[Row]:
+    """Take prompt and category from a table; raises `ValueError` without a column of prompts."""
+    columns = {str(name).lower(): name for name in reversed(frame.columns)}
+    named = next((columns[name] for name in PROMPT_NAMES if name in columns), None)
+    if named is None:
+        found = ", ".join(map(str, frame.columns)) or "none"
+        raise ValueError(f"it needs a column prompt, caption or text, found {found}")
+    category = frame[columns["category"]] if "category" in columns else [""] * len(frame)
+    return list(zip(frame[named], category, strict=True))
+
+
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".txt": _read_text,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+    ".json": _read_json,
+    ".jsonl": _read_jsonl,
+}
