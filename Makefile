@@ -37,11 +37,11 @@ demo: $(READY)  ## Play SPIN on the embedded world: three iterations, baselines,
 ui: $(READY)  ## Prefect, MLflow and a worker on localhost, until Ctrl-C
 	@$(BIN)/python -m flows.ui
 
-test: $(READY)  ## All tests
-	@$(BIN)/python -m pytest
+test: $(READY)  ## All tests, two files at a time
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(READY)  ## The tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(READY)  ## Format check, linter, types
 	@$(BIN)/ruff format --check .

@@ -126,7 +126,7 @@ def changed_profile(
         "small_images": small_images,
     }
     for section in ("opponents", "evaluate"):
-        raw[section] |= {"num_inference_steps": 2, "batch_size": 2}
+        raw[section] |= {"num_inference_steps": 2, "batch_size": 2, "precision": "fp32"}
     raw["evaluate"]["images_per_prompt"] = 1
     raw["cache"]["batch_size"] = 2
     raw["training"] |= {"batch_size": 2, "micro_batch_size": 1}

@@ -120,7 +120,6 @@ def main() -> None:
         "commit": revision,
         "params": str(given.params),
         "seeds": given.seeds,
-        "minutes": round((time.monotonic() - started) / 60, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), no GPU",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
@@ -130,7 +129,7 @@ def main() -> None:
     header = f"# {given.out.name}\n\nCommit {revision}, seeds {given.seeds}, {about['machine']}.\n\n"
     with replacing_file(given.out.with_suffix(".md")) as temporary:
         temporary.write_text(header + summarise(frame, order), encoding="utf-8")
-    print(f"Wrote {given.out}.csv, .md and .json")
+    print(f"Wrote {given.out}.csv, .md and .json after {(time.monotonic() - started) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ TASKS: dict[str, Task[..., Any]] = {
     "generate": sample.generate_images,
     "score": score.score_images,
     "reference": score.score_reference,
+    "continual": train.train_continual,
     "tables": report.tabulate,
     "report": report.write_report,
     "register": registry.register_models,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from spin import evaluation_stages, preflight, stages
+from spin import continual, evaluation_stages, preflight, stages
 from spin.commands import arena, export, init, plan, prompts, score
 from spin.errors import SpinError
 from spin.params import Params, load_params
@@ -34,6 +34,7 @@ _NAMED: dict[str, Callable[[Params, str], object]] = {
     "opponents": stages.run_opponents,
     "train": stages.run_train,
     "prompt-set": evaluation_stages.run_prompt_set,
+    "continual": continual.run_continual,
 }
 _BY_PROMPTS: dict[str, Callable[[Params, str], object]] = {"tables": evaluation_stages.run_tables}
 _EVALUATED: dict[str, Callable[[Params, str, str], object]] = {

@@ -1,14 +1,14 @@
 """The stages that compare trained models: prompt sets, images, scores, tables, the report, the registry."""
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from spin import paths
 from spin.data.manifest import read_prompts
 from spin.errors import ParamsError
-from spin.files import replacing_dir, replacing_file, write_json
+from spin.files import read_json, replacing_dir, replacing_file, write_json
 from spin.params import Params
-from spin.stages import checkpoint_digest, default_device, digest_of, stage_output
+from spin.stages import checkpoint_digest, default_device, digest_of, load_to_draw, stage_output
 
 
 def run_prompt_set(params: Params, name: str) -> None:
@@ -31,10 +31,9 @@ def run_prompt_set(params: Params, name: str) -> None:
 def run_generate(params: Params, prompt_set: str, name: str) -> None:
     """Draw the images of a model for a prompt set."""
     from spin.generate import write_samples
-    from spin.models import load_model
     from spin.models.checkpoint import weights_digest
 
-    _check_evaluated(params, prompt_set, name)
+    _check_named(params, prompt_set, name, params.evaluate.models)
     checkpoint, prompts = paths.CHECKPOINTS / name, paths.prompts_of(prompt_set)
     protocol = params.evaluate.model_dump(exclude={"models", "reduction", "references", "prompt_sets"})
     key = protocol, params.resolution, checkpoint_digest(name), digest_of(prompts)
@@ -42,7 +41,7 @@ def run_generate(params: Params, prompt_set: str, name: str) -> None:
         out,
         work,
     ):
-        diffusion = load_model(checkpoint, default_device())
+        diffusion = load_to_draw(checkpoint, params.evaluate.precision)
         write_samples(out, work, diffusion, prompts, params.evaluate, params.resolution, name)
         write_json(out / "model.json", {"model": name, "unet_sha256": weights_digest(checkpoint)})
 
@@ -52,6 +51,7 @@ def run_reference(params: Params, prompt_set: str, name: str) -> None:
     from spin.models import load_model
     from spin.toy.reference import write_clean_samples
 
+    _check_named(params, prompt_set, name, params.evaluate.references)  # a model's samples lie beside it
     with replacing_dir(paths.SAMPLES / prompt_set / name) as out:
         base = load_model(paths.CHECKPOINTS / "base")
         write_clean_samples(out, base, paths.prompts_of(prompt_set), params)
@@ -63,6 +63,7 @@ def run_score(params: Params, prompt_set: str, name: str) -> None:
     from spin.rewards import load_scorer
     from spin.rewards.scoring import score_folder
 
+    _check_named(params, prompt_set, name, [*params.evaluate.models, *params.evaluate.references])
     device = default_device()
     scorers = [load_scorer(scorer, given.source, device=device) for scorer, given in params.scorers.items()]
     images, scores = paths.SAMPLES / prompt_set / name, paths.SCORES / prompt_set / name
@@ -73,12 +74,14 @@ def run_tables(params: Params, prompt_set: str) -> None:
     """Compare all models on a prompt set: means, medians, winning rates, intervals."""
     from spin.evaluation.tables import write_tables
 
+    _check_prompt_set(params, prompt_set)
     scores, tables = paths.SCORES / prompt_set, paths.TABLES / prompt_set
     write_tables(params, scores, tables, references=params.evaluate.references)
     with replacing_file(
         paths.METRICS / f"{prompt_set}.json"
     ) as temporary:  # what `dvc metrics diff` compares
-        shutil.copyfile(tables / "summary.json", temporary)
+        summary = read_json(tables / "summary.json")
+        write_json(temporary, {name: summary[name] for name in ("win_rate_over_base", "mean")})
 
 
 def run_report(params: Params) -> None:
@@ -95,10 +98,15 @@ def run_register(params: Params) -> None:
     register_models(params, Path.cwd())
 
 
-def _check_evaluated(params: Params, prompt_set: str, name: str) -> None:
-    for option, given, known in (
-        ("--name", name, params.evaluate.models),
-        ("--prompts", prompt_set, params.evaluate.prompt_sets),
-    ):
-        if given not in known:
-            raise ParamsError(f"{option} must be one of {', '.join(known)}, got {given}; correct the name.")
+def _check_named(params: Params, prompt_set: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise ParamsError(
+            f"--name must be one of {', '.join(known) or 'none'}, got {name}; correct the name."
+        )
+    _check_prompt_set(params, prompt_set)
+
+
+def _check_prompt_set(params: Params, prompt_set: str) -> None:
+    known = params.evaluate.prompt_sets
+    if prompt_set not in known:
+        raise ParamsError(f"--prompts must be one of {', '.join(known)}, got {prompt_set}; correct the name.")

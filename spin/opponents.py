@@ -9,7 +9,7 @@ opponents.json                   who drew them and how, and how many were flagge
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from spin.data.images import to_pixel_values
 from spin.data.manifest import read_manifest
 from spin.data.tensors import ShardedTensors
 from spin.errors import DataError
-from spin.files import write_json
+from spin.files import read_json, write_json
 from spin.models import LatentDiffusion
 from spin.params import OpponentParams
 from spin.progress import Progress
@@ -53,6 +53,8 @@ class OpponentStage:
     params: OpponentParams
     resolution: int
     seed: int
+    weights: Mapping[str, str]
+    """SHA-256 of the weights of each iterate, to be compared when the images are trained on."""
 
 
 def plan_draws(ids: Sequence[str], stage: OpponentStage) -> pd.DataFrame:
@@ -182,10 +184,23 @@ def collect_opponents(stage: OpponentStage, work: Path, out: Path) -> None:
             "iteration": stage.iteration,
             "num_images": len(index),
             "flagged": flagged,
+            "weights": dict(stage.weights),
             "drawn": {str(name): int(count) for name, count in index["drawn_by"].value_counts().items()},
             **stage.params.model_dump(),
         },
     )
+
+
+def check_drawer(folder: Path, drawer: str, weights: str) -> None:
+    """Raise `DataError` unless `drawer` had these weights when the opponents in `folder` were drawn."""
+    recorded = (
+        read_json(folder / "opponents.json")["weights"] if (folder / "opponents.json").is_file() else {}
+    )
+    if recorded.get(drawer) != weights:
+        raise DataError(
+            f"{folder} must hold opponents drawn by {drawer} as it is now ({weights[:12]}), but they were drawn by "
+            f"{str(recorded.get(drawer, 'another model'))[:12]}; draw them again with `spin opponents`."
+        )
 
 
 def open_opponents(folder: Path) -> tuple[pd.DataFrame, ShardedTensors]:

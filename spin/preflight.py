@@ -4,15 +4,17 @@ from importlib.metadata import entry_points
 from itertools import islice
 from pathlib import Path
 
+from spin import paths
 from spin.errors import DataError, ModelError, ScoreError
-from spin.params import BaseParams, Params
+from spin.params import BaseParams, DatasetData, FolderData, Params, PickapicData
 from spin.scorer_names import BUILT_IN, ENTRY_POINT_GROUP, ORACLES
 
 
 def check(params: Params, root: Path = Path()) -> None:
     """Raise a `SpinError` if the base, a scorer or the folder of images cannot be what it should be.
 
-    Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by the stage `base`.
+    Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by the stage `base`. Once
+    the data stage has run, the images it read may be gone or on another machine.
     """
     _check_base(params.base, root)
     _check_scorers(params, root)
@@ -39,7 +41,19 @@ def _check_data(params: Params, root: Path) -> None:
     data = params.data
     if data.kind == "toy" or data.kind == "none":
         return
-    if data.kind == "folder":
+    if not (root / paths.DATA / "card.json").is_file():
+        _check_source(data, root)
+    if data.kind != "pickapic" or not data.pairs:
+        for name, baseline in params.baselines.items():
+            if baseline.objective == "dpo":
+                raise DataError(
+                    f"baselines.{name} must have preference pairs, but data.kind {data.kind} gives single images; "
+                    "remove it, or use data.kind pickapic with pairs: true."
+                )
+
+
+def _check_source(data: FolderData | DatasetData | PickapicData, root: Path) -> None:
+    if isinstance(data, FolderData):
         folder = root / data.path
         if not folder.is_dir():
             raise DataError(
@@ -53,13 +67,6 @@ def _check_data(params: Params, root: Path) -> None:
         from spin.data.streams import local_files
 
         local_files(data.source, root)
-    if data.kind != "pickapic" or not data.pairs:
-        for name, baseline in params.baselines.items():
-            if baseline.objective == "dpo":
-                raise DataError(
-                    f"baselines.{name} must have preference pairs, but data.kind {data.kind} gives single images; "
-                    "remove it, or use data.kind pickapic with pairs: true."
-                )
 
 
 def _check_scorers(params: Params, root: Path) -> None:

@@ -38,7 +38,7 @@ def make_preview(
 
     def preview(state: TrainState, accelerator: Accelerator) -> None:
         try:
-            with averaged(state.ema, state.trainable), torch.random.fork_rng():
+            with averaged(state.ema, state.trainable), torch.random.fork_rng(devices=[]):
                 images = _draw(params, prompts, cache, diffusion, accelerator)
             with replacing_file(folder / f"step-{state.step:06d}.png") as temporary:
                 contact_sheet(images, columns=4).save(temporary)

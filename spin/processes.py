@@ -1,10 +1,16 @@
 """This process among those that a launcher (`accelerate launch`, `torchrun`) started for one stage."""
 
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others. A shard of opponents takes longer than the ten minutes that torch allows, and
+the one that still draws it would be ended with those that gave up; of a process that died the launcher tells at once."""
 
 
 def process_state() -> "PartialState":
@@ -17,4 +23,4 @@ def process_state() -> "PartialState":
 
     launched_on_cpu = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
     use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    return PartialState(cpu=launched_on_cpu or use_cpu)
+    return PartialState(cpu=launched_on_cpu or use_cpu, timeout=PATIENCE)

@@ -44,9 +44,17 @@ def save_state(work: Path, state: TrainState, accelerator: Accelerator, reports:
 def restore_state(work: Path, state: TrainState, accelerator: Accelerator) -> list[Report]:
     """Bring `state` to the last step checkpoint, if there is one; return the curve up to it.
 
+    Returns when every process has read it: a training that was killed after its last update has nothing left to do
+    together, and the first process would finish and remove the file under the others.
+
     Raises `ModelError` if it is torn or not of this training; then nothing may be trained from `state`.
     """
-    path = work / STATE_FILE
+    reports = _restore(work / STATE_FILE, state, accelerator)
+    accelerator.wait_for_everyone()
+    return reports
+
+
+def _restore(path: Path, state: TrainState, accelerator: Accelerator) -> list[Report]:
     if not path.is_file():
         return []
     try:

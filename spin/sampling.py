@@ -14,6 +14,7 @@ from spin.errors import ParamsError
 from spin.models import Conditioning, LatentDiffusion
 from spin.models.conditioning import concat, expand_rows, to_device
 from spin.params import Params, SamplerParams
+from spin.schedule import LATENT_DEFAULTS
 from spin.seeding import randn_rows
 
 _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -24,8 +25,6 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
 }
 _STOCHASTIC = ("ddim", "ddpm")
-_LATENT_DEFAULTS = {"clip_sample": False, "set_alpha_to_one": False}
-"""What a base's config may leave unsaid, as SDXL's does: diffusers' defaults are for pixels in [-1, 1], not latents."""
 
 
 def check_samplers(params: Params, prediction_type: str) -> None:
@@ -44,7 +43,7 @@ def make_sampler(scheduler_config: dict[str, Any], params: SamplerParams) -> Any
     """
     import diffusers
 
-    config = _LATENT_DEFAULTS | scheduler_config
+    config = LATENT_DEFAULTS | scheduler_config
     name, changes = _CLASSES[params.scheduler]
     if str(scheduler_config.get("_class_name", "")).startswith("FlowMatch"):
         if params.scheduler != "euler":

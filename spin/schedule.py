@@ -20,6 +20,8 @@ from torch import Tensor
 from spin.errors import ModelError, ParamsError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "flow")
+LATENT_DEFAULTS = {"clip_sample": False, "set_alpha_to_one": False}
+"""What a base's scheduler config may leave unsaid: diffusers' defaults are for pixels in [-1, 1], not latents."""
 
 
 @dataclass(frozen=True)

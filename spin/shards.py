@@ -5,15 +5,18 @@ Several processes (`accelerate launch`) share the shards of a stage by turns; th
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from spin.files import replacing_dir
 from spin.processes import process_state
 from spin.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 def work_key(*parts: Any) -> str:
@@ -48,15 +51,22 @@ def write_shards(
     that `work` does not hold as a finished shard are made again. Returns when the shards of all processes are there.
     """
     shards = my_shards(num_rows, shard_size)
-    with Progress(label, sum(len(rows) for _, rows in shards), unit) as progress:
-        for index, rows in shards:
-            shard = work / f"shard-{index:05d}"
-            if shard.is_dir():
-                progress.update(len(rows), "kept from an earlier run")
-                continue
-            with replacing_dir(shard) as folder:
+    missing = [(index, rows) for index, rows in shards if not (work / f"shard-{index:05d}").is_dir()]
+    with progress_over(label, unit, shards, missing) as progress:
+        for index, rows in missing:
+            with replacing_dir(work / f"shard-{index:05d}") as folder:
                 write_shard(rows, folder, progress)
     wait_for_all()
+
+
+def progress_over(
+    label: str, unit: str, shards: Sequence[tuple[int, range]], missing: Sequence[tuple[int, range]]
+) -> Progress:
+    """Progress over the rows of `shards`, of which all but the `missing` ones are there and take no time."""
+    total, left = (sum(len(rows) for _, rows in part) for part in (shards, missing))
+    if left < total:
+        logger.info("%s: %d of %d %s are kept from an earlier run", label, total - left, total, unit)
+    return Progress(label, total, unit, done=total - left)
 
 
 def collect_shards(work: Path, out: Path) -> None:

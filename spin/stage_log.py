@@ -40,6 +40,9 @@ def log_stage(
         run.metric(read_json(paths.SCORES / str(prompt_set) / name / "summary.json")["mean"])
     elif stage == "tables":
         _log_tables(run, params, str(prompt_set))
+    elif stage == "continual" and name:
+        run.image(paths.CONTINUAL / name / "curve.png")
+        run.parent_artifact(paths.CONTINUAL / name / "curve.png")
     elif stage == "report":
         for picture in sorted(paths.REPORT.glob("*.png")):
             run.image(picture)
@@ -52,6 +55,8 @@ def stage_params(params: Params, stage: str, name: str | None) -> dict[str, Any]
     sections: dict[str, Any] = {"seed": params.seed, "resolution": params.resolution}
     if stage == "train" and name:
         sections |= {"training": params.training.model_dump(), **params.stage(name).model_dump()}
+        if name in params.iterations:
+            sections["objective"] = params.objective.model_dump()
     elif stage == "opponents" and name:
         sections |= {"opponents": params.opponents.model_dump(), "prev": params.iterations[name].prev}
     elif stage in ("generate", "score", "reference"):
@@ -78,6 +83,7 @@ def stage_files(params: Params, stage: str, name: str, prompt_set: str) -> tuple
         "base": ([], [paths.CHECKPOINTS / "base"]),
         "cache": ([paths.DATA, paths.CHECKPOINTS / "base"], [paths.CACHE]),
         "released": ([paths.CHECKPOINTS / "base"], [paths.CHECKPOINTS / name]),
+        "continual": ([paths.CHECKPOINTS, paths.OPPONENTS], [paths.CONTINUAL / name]),
         "prompt-set": ([paths.DATA], [paths.prompts_of(name)]),
         "generate": ([paths.prompts_of(prompt_set), paths.CHECKPOINTS / name], [samples]),
         "reference": ([paths.prompts_of(prompt_set), paths.CHECKPOINTS / "base"], [scores]),

@@ -67,6 +67,10 @@ def run_base(params: Params) -> None:
     from spin.sampling import check_samplers
 
     reference = reference_of(params.base)
+    if reference["family"] == "stable-diffusion-3" and params.resolution % 16:
+        raise ParamsError(
+            f"resolution must be a multiple of 16 with SD3, got {params.resolution}; its transformer pairs up latents."
+        )
     check_samplers(params, str(reference["prediction_type"]))
     with replacing_dir(paths.CHECKPOINTS / "base") as out:
         write_json(out / "model.json", reference)
@@ -90,7 +94,9 @@ def run_cache(params: Params) -> None:
     from spin.models import load_model
 
     base = paths.CHECKPOINTS / "base"
-    diffusion = load_model(base, default_device())
+    diffusion = load_model(base)
+    for network in diffusion.encoders():
+        network.to(default_device())
     reference = read_json(base / "model.json")
     write_cache(paths.DATA, paths.CACHE, paths.WORK / "cache", diffusion, reference, params.cache.batch_size)
 
@@ -98,6 +104,7 @@ def run_cache(params: Params) -> None:
 def run_opponents(params: Params, name: str) -> None:
     """Let the checkpoints before iteration `name` draw images for the training captions."""
     from spin.data.cache import Cache
+    from spin.models.checkpoint import weights_digest
     from spin.opponents import OpponentStage, collect_opponents, write_opponents
     from spin.safety import SafetyChecker
 
@@ -114,12 +121,13 @@ def run_opponents(params: Params, name: str) -> None:
     stage = OpponentStage(
         name,
         iterates,
-        _one_at_a_time(),
+        _one_at_a_time(chosen.precision),
         paths.DATA,
         Cache(paths.CACHE),
         chosen,
         params.resolution,
         params.seed,
+        {iterate: weights_digest(paths.CHECKPOINTS / iterate) for iterate in iterates},
     )
     if not process_state().is_main_process:
         return write_opponents(stage, work_folder(f"opponents-{name}", *key), checker)
@@ -136,13 +144,27 @@ def earlier_iterates(params: Params, name: str) -> list[str]:
     return chain
 
 
-def _one_at_a_time() -> "Callable[[str], LatentDiffusion]":
-    """A function that loads a checkpoint by name, letting go of the last one."""
+def load_to_draw(checkpoint: Path, precision: str, with_text: bool = True) -> "LatentDiffusion":
+    """Load a model on the accelerator, its denoiser in the precision it draws with (rounded after adapters are fused).
+
+    Without text the text encoders stay on the CPU: captions come from the cache.
+    """
     from spin.models import load_model
+    from spin.precision import DTYPES
+
+    diffusion = load_model(checkpoint)
+    diffusion.denoiser.to(DTYPES[precision])
+    for network in diffusion.networks() if with_text else (diffusion.vae, diffusion.denoiser):
+        network.to(default_device())
+    return diffusion
+
+
+def _one_at_a_time(precision: str) -> "Callable[[str], LatentDiffusion]":
+    """A function that loads a checkpoint by name, letting go of the last one."""
 
     @functools.lru_cache(maxsize=1)
     def load(checkpoint: str) -> "LatentDiffusion":
-        return load_model(paths.CHECKPOINTS / checkpoint, default_device())
+        return load_to_draw(paths.CHECKPOINTS / checkpoint, precision, with_text=False)
 
     return load
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spin.batches import Batch
 from spin.chains import ChainBatch
-from spin.errors import NonFiniteError
+from spin.errors import NonFiniteError, ParamsError
 from spin.memory import MicroBatch, is_out_of_memory
 from spin.steps import Goal, Predict, Report, micro_step
 
@@ -62,7 +62,8 @@ def train(state: TrainState, game: Game, accelerator: Accelerator, on_step: Call
     """Bring `state` to `game.num_steps` updates; `on_step` gets one report per update.
 
     Raises `NonFiniteError` before the optimizer moves if a loss or the gradient is not finite; with fp16 a gradient
-    that overflows is tried again at half the loss scale first.
+    that overflows is tried again at half the loss scale first. Raises `ParamsError` if memory runs out and the
+    micro-batch may not shrink.
     """
     state.player.train()
     while state.step < game.num_steps:
@@ -89,7 +90,8 @@ def _update(state: TrainState, game: Game, accelerator: Accelerator) -> tuple[Re
             )
         state.optimizer.step()  # with fp16 it does not move on an overflow, and halves the loss scale
         state.optimizer.zero_grad(set_to_none=True)
-        if accelerator.scaler is None or not state.optimizer.step_was_skipped:
+        # A fused AdamW skips an overflow inside its kernel, of which accelerate's `step_was_skipped` does not know.
+        if torch.isfinite(grad_norm) and not state.optimizer.step_was_skipped:
             return report, float(grad_norm)
         state.overflows += 1
     raise NonFiniteError(
@@ -111,14 +113,25 @@ def _gradient(
         try:
             table, failed = _accumulate(state, game, opponent, share, accelerator), False
         except Exception as error:
-            if not (is_out_of_memory(error) and state.micro_batch.can_shrink()):
+            if not is_out_of_memory(error):
                 raise
+            if not state.micro_batch.can_shrink():
+                raise _out_of_memory(state.micro_batch) from None
             table, failed = {}, True
         if not _any(failed, accelerator):
             _average_gradients(state.trainable, accelerator)
             return _average_report(table, accelerator)
         state.optimizer.zero_grad(set_to_none=True)  # what a part of the batch left: nothing counts twice
         state.micro_batch.shrink()
+
+
+def _out_of_memory(micro_batch: MicroBatch) -> ParamsError:
+    cure = "lower it, or set it to auto"
+    if micro_batch.size == 1:
+        cure = "set training.gradient_checkpointing, train with training.lora, or lower resolution"
+    return ParamsError(
+        f"training.micro_batch_size must fit into memory, but it ran out with {micro_batch.size} at a time; {cure}."
+    )
 
 
 def _accumulate(

@@ -19,11 +19,12 @@ from spin.contestants import Contestants, make_contestants
 from spin.data.cache import Cache
 from spin.data.training import TrainingSet, dpo_training_set, sft_training_set, spin_training_set
 from spin.ema import averaged, make_ema
-from spin.files import read_json, replacing_file
+from spin.files import read_json, replacing_dir, replacing_file
 from spin.memory import MicroBatch
 from spin.models import save_checkpoint
-from spin.models.checkpoint import MODEL_FILE
+from spin.models.checkpoint import MODEL_FILE, load_denoiser, weights_digest
 from spin.objectives import RisingErrors
+from spin.opponents import check_drawer
 from spin.optim import make_lr_scheduler, make_optimizer
 from spin.params import DpoParams, IterationParams, ObjectiveParams, Params, SftParams, TrainingParams
 from spin.precision import DTYPES, make_accelerator, store_products_in
@@ -51,6 +52,11 @@ class Inputs:
     """The checkpoint that the player starts from."""
     work: Path
     previews: Path
+    reference: Path | None = None
+    """The checkpoint to be measured against, where it is not `prev`."""
+    snapshots: Path | None = None
+    """Where to keep a checkpoint every so many updates, or null."""
+    snapshot_every: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Trained:
 def open_training_set(plan: StagePlan, inputs: Inputs, cache: Cache) -> TrainingSet:
     """The examples a stage's objective asks for."""
     if isinstance(plan, IterationParams):
+        drawer = inputs.reference or inputs.prev
+        check_drawer(inputs.opponents, drawer.name, weights_digest(drawer))
         return spin_training_set(inputs.data, cache, inputs.opponents)
     if isinstance(plan, DpoParams):
         return dpo_training_set(inputs.data, cache)
@@ -164,6 +172,8 @@ def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Traine
     cache.check_encoders(read_json(inputs.prev / MODEL_FILE))
     training_set = open_training_set(plan, inputs, cache)
     contestants = set_up_contestants(params, name, inputs.prev, accelerator.device)
+    if inputs.reference is not None:
+        contestants.opponents = [load_opponent(inputs.reference, accelerator.device, params.training)]
     game = make_game(params, name, contestants, training_set)
     state = make_state(contestants, plan, params.training, accelerator)
     reports = restore_state(inputs.work, state, accelerator)
@@ -172,11 +182,35 @@ def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Traine
     preview = make_preview(params, inputs.data, cache, contestants.diffusion, inputs.previews)
     with Progress(f"train {name}", plan.num_steps, "updates", done=state.step) as progress:
         after = AfterUpdate(params.training, inputs.work, state, accelerator, reports, progress, preview)
+        after.snapshot = partial(save_snapshot, name, inputs, contestants)
         train(state, game, accelerator, after)
     if accelerator.is_main_process:
         with averaged(state.ema, state.trainable):
             save_checkpoint(out, name, contestants.player, inputs.prev)
     return Trained(reports, describe_run(state, params.training, accelerator, after.pairs_per_second()))
+
+
+def load_opponent(checkpoint: Path, device: torch.device, training: TrainingParams) -> nn.Module:
+    """A frozen denoiser that is not the player's start, in the format that opponents have."""
+    opponent = load_denoiser(checkpoint, device).eval().requires_grad_(False)
+    store_products_in(opponent, DTYPES[training.precision])
+    return opponent
+
+
+def save_snapshot(name: str, inputs: Inputs, contestants: Contestants, state: TrainState) -> None:
+    """Keep a checkpoint of the player as it is now, if it is time."""
+    if inputs.snapshots is None or state.step % inputs.snapshot_every:
+        return
+    with (
+        averaged(state.ema, state.trainable),
+        replacing_dir(snapshot_of(inputs.snapshots, state.step)) as folder,
+    ):
+        save_checkpoint(folder, name, contestants.player, inputs.prev)
+
+
+def snapshot_of(snapshots: Path, step: int) -> Path:
+    """Where the snapshot after `step` updates lies."""
+    return snapshots / f"step-{step:06d}"
 
 
 class AfterUpdate:
@@ -195,6 +229,7 @@ class AfterUpdate:
         """Continue `reports`, the curve up to `state`, in place."""
         self.params, self.work, self.state, self.accelerator = params, work, state, accelerator
         self.reports, self.progress, self.preview = reports, progress, preview
+        self.snapshot: Callable[[TrainState], None] = lambda state: None
         self._first, self._started = state.step, time.monotonic()
         self._watch = RisingErrors()
         for report in reports:
@@ -208,6 +243,7 @@ class AfterUpdate:
         self.progress.update(1, f"{note}, {self.pairs_per_second():.3g} pairs/s")
         if not self.accelerator.is_main_process:
             return
+        self.snapshot(self.state)
         step, every = self.state.step, self.params.preview_every
         if step % self.params.checkpoint_every == 0:
             save_state(self.work, self.state, self.accelerator, self.reports)

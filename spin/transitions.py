@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spin.errors import ParamsError
-from spin.schedule import NoiseSchedule
+from spin.schedule import LATENT_DEFAULTS, NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Transitions:
             raise _no_first_step()
         from diffusers import DDIMScheduler
 
-        sampler = DDIMScheduler.from_config(dict(config))
+        sampler = DDIMScheduler.from_config(LATENT_DEFAULTS | dict(config))
         sampler.set_timesteps(steps)
         # On SD's setting the sampler ends on level 0, whose latent it takes for the image; else on the clean image.
         if sampler.config.set_alpha_to_one:

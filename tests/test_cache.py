@@ -12,12 +12,13 @@ from PIL import Image
 
 import spin.data.cache
 from spin import stages
-from spin.data.cache import Cache
+from spin.data.cache import Cache, write_cache
 from spin.data.manifest import read_manifest
 from spin.data.tensors import ShardedTensors, save_shard
 from spin.data.training import sft_training_set
 from spin.errors import DataError
 from spin.files import read_json, sha256_file, sha256_tree
+from spin.models import load_model
 from spin.models.latent_diffusion import LatentDiffusion
 from tests.projects import parameters, prepare
 
@@ -154,6 +155,21 @@ def test_another_encoder_makes_every_shard_stale(inside: Path, tiny_base: Path, 
     Cache(Path("outputs/cache")).check_encoders({"base": json.loads(base.read_text())})
     first = spin.data.cache.encoder_weights(reference)
     assert "unet" not in first, "the denoiser encodes nothing"
+
+
+def test_another_single_file_is_encoded_again(inside: Path, tmp_path: Path, encoded: list[int]) -> None:
+    """A single file is one part, with the VAE inside."""
+    model = load_model(Path("outputs/checkpoints/base"))
+
+    def encode(digest: str) -> int:
+        encoded.clear()
+        reference = {"weights": {"file": digest}}
+        write_cache(Path("outputs/data"), tmp_path / "out", tmp_path / "store", model, reference, 8)
+        return sum(encoded)
+
+    assert encode("one") == 24
+    assert encode("one") == 0
+    assert encode("another") == 24
 
 
 def test_a_name_that_is_not_there_is_refused(inside: Path) -> None:

@@ -192,11 +192,12 @@ def test_memory_that_runs_out_in_the_middle_of_an_update_counts_nothing_twice(
     assert differ(found, by_twos) < 1e-4
 
 
-def test_without_auto_running_out_of_memory_is_not_hidden(
+def test_without_auto_running_out_of_memory_is_one_sentence(
     inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StableDiffusion, "predict", staticmethod(Memory(rows=2).predict))
-    with pytest.raises(torch.OutOfMemoryError):
+    sentence = r"training\.micro_batch_size must fit into memory, but it ran out with 4 at a time; lower it"
+    with pytest.raises(ParamsError, match=sentence):
         trained(parameters(tiny_base))
 
 
@@ -231,6 +232,20 @@ def test_an_overflowing_update_is_tried_again_at_a_lower_scale(
     assert record["overflows"] >= overflows
     assert (record["overflows"] > 0) == (overflows > 0)
     assert [row["step"] for row in scaled_curve] == [1, 2, 3, 4], "no update is lost"
+    assert differ(plain, scaled) < 1e-5
+
+
+def test_an_update_that_a_fused_optimizer_skips_is_tried_again_too(
+    inside: Path, tiny_base: Path, plain: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adamw = torch.optim.AdamW
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda *given, **named: adamw(*given, **named | {"fused": True})
+    )
+    monkeypatch.setattr(spin.training_stage, "make_accelerator", lambda _: Scaled(2.0**127))
+    scaled, curve = trained(parameters(tiny_base))
+    assert read_json(Path("outputs/training/iter1.json"))["overflows"] >= 3
+    assert [row["step"] for row in curve] == [1, 2, 3, 4]
     assert differ(plain, scaled) < 1e-5
 
 

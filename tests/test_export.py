@@ -62,7 +62,9 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 def our_latents(diffusion: LatentDiffusion) -> Tensor:
-    params = SamplerParams(scheduler="ddim", num_inference_steps=4, guidance_scale=3.0, eta=0.0, batch_size=1)
+    params = SamplerParams(
+        scheduler="ddim", num_inference_steps=4, guidance_scale=3.0, eta=0.0, precision="fp32", batch_size=1
+    )
     return sample_latents(
         diffusion,
         diffusion.encode_prompts([PROMPT]),

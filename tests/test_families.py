@@ -64,6 +64,7 @@ def draw(diffusion: LatentDiffusion, scheduler: str, prompt: str = PROMPT, steps
             "num_inference_steps": steps,
             "guidance_scale": 3.0,
             "eta": 0.0,
+            "precision": "fp32",
             "batch_size": 1,
         }
     )
@@ -135,7 +136,12 @@ def test_latents_are_never_clipped_to_the_range_of_pixels(bases: dict[str, Path]
     assert "clip_sample" not in diffusion.scheduler_config
     for scheduler in ("ddim", "ddpm"):
         params = SamplerParams(
-            scheduler=scheduler, num_inference_steps=2, guidance_scale=1.0, eta=0.0, batch_size=1
+            scheduler=scheduler,
+            num_inference_steps=2,
+            guidance_scale=1.0,
+            eta=0.0,
+            precision="fp32",
+            batch_size=1,
         )
         assert make_sampler(diffusion.scheduler_config, params).config.clip_sample is False
 

@@ -58,7 +58,7 @@ def test_tasks_are_named_by_their_kind_and_never_cached_by_prefect() -> None:
         assert type(stage_task.cache_policy).__name__ == "_None", name
         assert stage_task.retries, name
     assert {name for name, each in TASKS.items() if "gpu" in each.tags} == {
-        *("cache", "opponents", "train", "baseline", "generate", "score", "reference")
+        *("cache", "opponents", "train", "baseline", "generate", "score", "reference", "continual")
     }
 
 
@@ -119,7 +119,9 @@ def test_an_unknown_target_and_a_stage_without_task_are_refused(dvc_project: Mak
 
 SHOWN = """
 stages:
-  tables: {cmd: mkdir -p outputs/tables && echo "| iter1 | **0.61** |" > outputs/tables/winrate_over_base.md, outs: [outputs/tables]}
+  tables:
+    foreach: [val_set]
+    do: {cmd: 'mkdir -p outputs/tables/${item} && echo "| iter1 | **0.61** |" > outputs/tables/${item}/winrate_over_base.md', outs: ['outputs/tables/${item}']}
   report: {cmd: mkdir -p outputs/report && cp grid.png outputs/report/, deps: [outputs/tables], outs: [outputs/report]}
 """
 
@@ -133,7 +135,7 @@ def test_the_flow_shows_the_tables_and_the_grid(dvc_project: MakeProject) -> Non
     root = dvc_project(SHOWN)
     Image.new("RGB", (3000, 20), "teal").save(root / "grid.png")
     assert run(root).is_completed()
-    tables, grid = Artifact.get(key="tables"), Artifact.get(key="grid")
+    tables, grid = Artifact.get(key="tables-val-set"), Artifact.get(key="grid")
     assert tables is not None
     assert "| iter1 | **0.61** |" in str(tables.data)
     assert grid is not None

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from spin import stages
+from spin import preflight, stages
 from spin.cli import main
 from spin.data.manifest import read_manifest
+from spin.errors import DataError
 from spin.files import read_json
 from spin.params import load_params
 from tests.images import USABLE, jpeg, write_mixed_folder
@@ -52,6 +53,11 @@ def test_a_folder_becomes_parameters_that_bring_it_in(
         "val": 1,
         "test": 2,
     }
+    (inside / "photos").rename(inside / "elsewhere")  # as on the machine that trains
+    preflight.check(params)
+    (inside / "outputs/data/card.json").unlink()
+    with pytest.raises(DataError, match="there is no folder photos"):
+        preflight.check(params)
 
 
 @pytest.mark.parametrize("profile", OWN_PROFILES)

@@ -150,3 +150,26 @@ def test_the_command_line_prints_the_sentence_and_exits_with_2(
 def test_a_missing_parameter_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "--params", str(tmp_path / "none.yaml")]) == 2
     assert "copy one of profiles/ to it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["reference", "--name", "iter1"], "--name must be one of clean, got iter1"),
+        (["score", "--name", "nobody"], "--name must be one of base, sft, dpo, iter1, iter2, iter3, clean"),
+        (["generate", "--name", "clean"], "--name must be one of base, sft, dpo, iter1, iter2, iter3, got"),
+        (["tables", "--prompts", "parti"], "--prompts must be one of test, got parti"),
+    ],
+)
+def test_a_name_of_another_kind_is_refused_before_anything_is_written(
+    command: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPIN_TRACKING", "off")
+    assert main([*command, "--params", str(ROOT / "profiles" / "toy.yaml")]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

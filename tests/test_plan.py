@@ -7,11 +7,13 @@ import pytest
 import yaml
 
 from spin.cli import main
+from spin.errors import DataError
+from spin.files import write_json
 from spin.params import Params, load_params
 from spin.plan import make_plan
 from spin.plan.networks import NetworkCost, build_denoiser, measure_networks
 from spin.plan.published import CONFIGS
-from spin.plan.sources import count_adapters
+from spin.plan.sources import count_adapters, count_images
 from tests.tiny import ROOT
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -86,6 +88,32 @@ def test_adapters_are_trained_and_stored_instead_of_the_network() -> None:
     )
     assert (whole.trainable, low_rank.trainable) == (1000, 50)
     assert low_rank.disk["checkpoints"] == pytest.approx(whole.disk["checkpoints"] / 20)
+
+
+def test_nothing_is_held_for_training_where_nothing_trains() -> None:
+    raw = params().model_dump()
+    raw |= {"data": {"kind": "none"}, "iterations": {}, "baselines": {}}
+    raw["released"] = {"other": {"source": "folder", "revision": None}}
+    raw["prompt_sets"] = {"gallery": {"prompts": "spin_figure2", "source": None}}
+    raw["evaluate"] |= {"models": ["base", "other"], "references": [], "prompt_sets": ["gallery"]}
+    raw["tables"]["over"] = ["base"]
+    plan = make_plan(Params.model_validate(raw), COST, 0, 3, 0)
+    assert (plan.trainable, plan.memory) == (0, {})
+    assert [name for name, amount in plan.disk.items() if amount] == ["evaluation images"]
+    assert [item.name for item in plan.work] == ["draw evaluation images"]
+
+
+def test_the_images_of_another_data_set_that_was_brought_in_here_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sd15 = load_params(ROOT / "profiles" / "sd15.yaml")
+    card = {"source": "the embedded world", "kept": {"train": 512}}
+    write_json(tmp_path / "outputs/data/card.json", card)
+    with pytest.raises(DataError, match="give it with --images"):
+        count_images(sd15, None)
+    write_json(tmp_path / "outputs/data/card.json", card | {"source": "yuvalkirstain/pickapic_v2"})
+    assert count_images(sd15, None) == 512
 
 
 def test_adapters_are_counted_as_peft_makes_them(tiny_base: Path) -> None:

@@ -149,7 +149,7 @@ def test_galleries_of_the_paper_need_no_network() -> None:
 
 @pytest.mark.parametrize("kind", ["txt", "csv", "tsv", "parquet", "json", "jsonl"])
 def test_prompts_come_out_as_they_went_in(kind: str, tmp_path: Path) -> None:
-    prompts = ['a "quoted" word, and a comma', "null", "naïve café 猫"]
+    prompts = ['a "quoted" word, and a comma', "null", "naïve café 猫\u2028 in a hat"]
     frame = pd.DataFrame({"Category": ["a", "b", "a"], "Caption": prompts})
     path = tmp_path / f"mine.{kind}"
     if kind == "txt":
@@ -159,7 +159,8 @@ def test_prompts_come_out_as_they_went_in(kind: str, tmp_path: Path) -> None:
     elif kind == "json":
         path.write_text(json.dumps(prompts))
     elif kind == "jsonl":
-        path.write_text("\n".join(json.dumps(row) for row in frame.to_dict("records")) + "\n")
+        rows = (json.dumps(row, ensure_ascii=False) for row in frame.to_dict("records"))
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
     else:
         frame.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
     read = load_prompt_set(str(path))
@@ -195,6 +196,12 @@ def test_an_empty_prompt_of_a_parquet_is_refused(tmp_path: Path) -> None:
     pd.DataFrame({"prompt": ["one", None]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(DataError, match="row 2 is empty"):
         load_prompt_set(str(tmp_path / "a.parquet"))
+
+
+def test_categories_that_differ_in_case_or_blanks_only_still_get_ids_of_their_own(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"prompt": list("abcd"), "category": ["People", "people", "A b", "a_b"]})
+    frame.to_csv(tmp_path / "mine.csv", index=False)
+    assert load_prompt_set(str(tmp_path / "mine.csv"))["prompt_id"].is_unique
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(tmp_path: Path) -> None:

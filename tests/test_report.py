@@ -130,7 +130,11 @@ def test_small_pictures_stay_sharp_and_large_ones_shrink(tmp_path: Path) -> None
 
 def test_costs_add_up_the_steps() -> None:
     curves = {"sft": curve_frame("sft", 10), "iter1": curve_frame("iter1", 10)}
-    assert costs(curves, batch_size=32) == [("sft", 10, 320, 1280), ("iter1", 10, 320, 2560)]
+    assert costs(curves, params()) == [("sft", 10, 320, 1280), ("iter1", 10, 320, 2560)]
+    exact = params().model_dump()
+    exact["objective"] |= {"kind": "exact", "timestep_weighting": "exact"}
+    walked = costs(curves, Params.model_validate(exact))
+    assert walked == [("sft", 10, 320, 1280), ("iter1", 10, 320, 10 * 15 * 320)]
 
 
 def test_the_revision_is_the_commit_or_says_that_there_is_none(tmp_path: Path) -> None:

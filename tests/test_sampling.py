@@ -34,6 +34,7 @@ def sampler(
             "num_inference_steps": steps,
             "guidance_scale": guidance_scale,
             "eta": eta,
+            "precision": "fp32",
             "batch_size": 4,
         }
     )
@@ -98,3 +99,19 @@ def test_images_are_uint8_of_the_resolution(diffusion: StableDiffusion) -> None:
     assert images.shape == (2, 32, 32, 3)
     assert images.dtype == torch.uint8
     assert latents.shape == (2, 4, 8, 8)
+
+
+def test_a_denoiser_in_half_precision_draws_nearly_the_same_and_the_vae_stays_exact(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    from spin.stages import load_to_draw
+
+    base = BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)
+    write_json(tmp_path / "model.json", reference_of(base))
+    exact, rounded = (load_to_draw(tmp_path, precision) for precision in ("fp32", "bf16"))
+    assert next(rounded.denoiser.parameters()).dtype == torch.bfloat16
+    assert next(rounded.vae.parameters()).dtype == torch.float32
+    whole, half = draw(exact, [0, 1], sampler()), draw(rounded, [0, 1], sampler())
+    assert half.dtype == torch.float32
+    assert not torch.equal(whole, half)
+    torch.testing.assert_close(whole, half, rtol=0.1, atol=0.1)

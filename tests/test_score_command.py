@@ -141,6 +141,20 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_scored(
             lambda folder: (folder / "metadata.csv").write_text("file_name,text\nabsent.png,a cat\n"),
             "1 are missing, first absent.png",
         ),
+        (lambda folder: (folder / "2.txt").write_bytes(b"caf\xe9"), "2.txt must be text in UTF-8"),
+        (lambda folder: (folder / "metadata.jsonl").write_text("[1, 2]\n"), "must be a readable jsonl file"),
+        (
+            lambda folder: (folder / "metadata.jsonl").write_text(
+                '{"file_name": "0.png", "text": "a"}\n{"text": "b"}'
+            ),
+            "must list its images by file name, got nan",
+        ),
+        (
+            lambda folder: (folder / "2.png").write_bytes(
+                b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n"
+            ),
+            "it does not decode",  # Pillow would run an outside program on it
+        ),
         (
             lambda folder: [Image.new("RGB", (8, 8)).save(folder / f"{index}.png") for index in range(5)],
             "all 5 images are of a single colour",
@@ -155,6 +169,14 @@ def test_images_that_cannot_be_judged_are_refused_and_nothing_is_written(
     assert message in capsys.readouterr().err
     assert not Path("scores.parquet").exists()
     assert not Path("scores.json").exists()
+
+
+def test_a_list_may_have_both_names_of_a_column_and_unusual_line_ends_in_a_prompt(pictures: Path) -> None:
+    row = {"file_name": "0.png", "image": "1.png", "text": "one", "prompt": "two\u2028lines"}
+    (pictures / "metadata.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert score("--scorers", "clip", "--source", "embedded") == 0
+    frame = pd.read_parquet("scores.parquet")
+    assert frame[["image", "prompt"]].to_numpy().tolist() == [["1.png", "two\u2028lines"]]
 
 
 def test_a_score_that_is_not_a_number_is_refused(

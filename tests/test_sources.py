@@ -16,7 +16,14 @@ from spin.errors import ModelError, ParamsError
 from spin.export.ldm_names import unet_names
 from spin.export.single_file import single_file_tensors
 from spin.files import read_json, sha256_file, sha256_tree, write_json
-from spin.models import LatentDiffusion, load_denoiser, load_model, reference_of, released_reference
+from spin.models import (
+    LatentDiffusion,
+    load_denoiser,
+    load_model,
+    reference_of,
+    released_reference,
+    save_checkpoint,
+)
 from spin.models.checkpoint import weights_digest
 from spin.params import BaseParams, Params, UnetParams
 from tests.tiny import miniature_params, write_params, write_tiny_base
@@ -259,6 +266,30 @@ def test_torn_weights_are_refused(base: Path, tmp_path: Path, torn: bytes) -> No
     for load in (load_model, load_denoiser):
         with pytest.raises(ModelError, match=r"cannot be loaded \(.*\); make it again"):
             load(checkpoint)
+
+
+def test_a_checkpoint_with_other_weights_than_recorded_is_refused(base: Path, tmp_path: Path) -> None:
+    start = record_base(tmp_path / "base", base_params(base))
+    (tmp_path / "iter1").mkdir()
+    save_checkpoint(tmp_path / "iter1", "iter1", load_denoiser(start), start)
+    load_model(tmp_path / "iter1")
+    weights = load_file(tmp_path / "iter1" / "unet" / WEIGHTS)
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "iter1" / "unet" / WEIGHTS)
+    for load in (load_model, load_denoiser):
+        with pytest.raises(ModelError, match=r"must hold the weights that model\.json records"):
+            load(tmp_path / "iter1")
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_checkpoint_names_no_folder_of_this_machine(
+    base: Path, others: Path, single_file: Path, tmp_path: Path, single: bool
+) -> None:
+    source = base_params(single_file, config=str(others / "sd")) if single else base_params(base)
+    start = record_base(tmp_path / "start", source)
+    (tmp_path / "iter1").mkdir()
+    save_checkpoint(tmp_path / "iter1", "iter1", load_denoiser(start), start)
+    config = (tmp_path / "iter1" / "unet" / "config.json").read_text()
+    assert not any(str(folder) in config for folder in (base, others, single_file.parent))
 
 
 @pytest.mark.parametrize(

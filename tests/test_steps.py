@@ -291,7 +291,14 @@ def test_the_recomputed_trajectory_ends_on_the_image_the_sampler_draws_from_the_
 ) -> None:
     chain = Chain.of(diffusion, 4)
     sampler = SamplerParams.model_validate(
-        {"scheduler": "ddim", "num_inference_steps": 4, "guidance_scale": 1.0, "eta": 1.0, "batch_size": 3}
+        {
+            "scheduler": "ddim",
+            "num_inference_steps": 4,
+            "guidance_scale": 1.0,
+            "eta": 1.0,
+            "precision": "fp32",
+            "batch_size": 3,
+        }
     )
     text, geometry = diffusion.encode_prompts(PROMPTS), square_geometry(3, 32)
 

@@ -258,3 +258,12 @@ def test_images_drawn_before_a_kill_are_found_again(
     listed = pd.read_parquet(samples / "manifest.parquet")
     assert len(listed) == 4
     assert all((samples / image).is_file() for image in listed["image"])
+
+
+def test_opponents_of_other_weights_are_refused(inside: Path, tiny_base: Path) -> None:
+    """Iteration 1 is trained again after the opponents of iteration 2 were drawn."""
+    stages.run_train(parameters(tiny_base), "iter1")
+    stages.run_opponents(parameters(tiny_base), "iter2")
+    stages.run_train(parameters(tiny_base, learning_rate=3e-3), "iter1")
+    with pytest.raises(DataError, match="must hold opponents drawn by iter1 as it is now"):
+        stages.run_train(parameters(tiny_base), "iter2")

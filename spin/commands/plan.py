@@ -102,8 +102,7 @@ def _text(plan: Plan, hours: dict[str, float], options: argparse.Namespace) -> s
             "scoring, loading and saving are not counted.",
             "",
             _amounts("Disk", plan.disk),
-            "",
-            _amounts("Memory of one GPU in training (estimate)", plan.memory),
+            *(["", _amounts("Memory of one GPU in training (estimate)", plan.memory)] if plan.memory else []),
         ]
     )
 

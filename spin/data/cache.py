@@ -11,6 +11,7 @@ captions), the preprocessing, the encoder's weights and the number format. Shard
 of unfinished stages and found there again by their digest, so new images cost only the shards that they are in.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,15 +23,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from spin import models
 from spin.data.images import open_rgb, to_pixel_values
 from spin.data.manifest import read_manifest, read_pairs, read_prompts
 from spin.data.tensors import ShardedTensors, holds, save_shard
 from spin.errors import DataError
-from spin.files import read_json, replacing_dir, sha256_file, write_json
+from spin.files import read_json, replacing_dir, sha256_file, sha256_tree, write_json
 from spin.models import Conditioning, LatentDiffusion
 from spin.processes import process_state
 from spin.progress import Progress
-from spin.shards import link_or_copy, my_shards, wait_for_all, work_key
+from spin.shards import link_or_copy, my_shards, progress_over, wait_for_all, work_key
 
 SHARD_SIZE = 1024
 PREPROCESSING = {"latents": "rgb in [-1, 1], fp32", "captions": "as they are, fp32"}
@@ -72,7 +74,8 @@ def write_cache(
     def encode_captions(rows: range) -> dict[str, Tensor]:
         return diffusion.encode_prompts([captions[row] for row in rows])
 
-    vae = {part: digest for part, digest in encoders.items() if part == "vae"}
+    # A single file holds both.
+    vae = {part: digest for part, digest in encoders.items() if part in ("vae", "file")}
     text = {part: digest for part, digest in encoders.items() if part != "vae"}
     keys = {
         "latents": _write_part(store, "latents", contents, vae, encode_images, batch_size),
@@ -87,6 +90,12 @@ def write_cache(
         for part, part_keys in keys.items():
             _collect(store / part, folder / part, _FILES[part], part_keys)
         write_json(folder / "cache.json", {"encoders": encoders, **keys})
+
+
+@functools.cache
+def _encoding_code() -> str:
+    """A digest of the code that encodes: after a change in it nothing stored before is used."""
+    return sha256_tree(Path(models.__file__).parent, "**/*.py")
 
 
 def _names(data: Path) -> tuple[list[str], list[str]]:
@@ -121,19 +130,19 @@ def _write_part(
     """Make the shards of this process that the store lacks or holds torn; return the digests of all shards."""
 
     def key_of(rows: range) -> str:
-        return work_key(part, PREPROCESSING[part], encoder, list(contents[rows.start : rows.stop]))
+        return work_key(
+            part, PREPROCESSING[part], _encoding_code(), encoder, list(contents[rows.start : rows.stop])
+        )
 
-    shards = my_shards(len(contents), SHARD_SIZE)
-    with Progress(f"cache {part}", sum(len(rows) for _, rows in shards), "rows") as progress:
-        for _, rows in shards:
-            key = key_of(rows)
-            path = store / part / f"{key}.safetensors"
-            if holds(path, key):
-                progress.update(len(rows), "kept from an earlier run")
-            else:
-                save_shard(path, compute_rows(rows, batch_size, encode, progress), key)
     starts = range(0, len(contents), SHARD_SIZE)
-    return [key_of(range(start, min(start + SHARD_SIZE, len(contents)))) for start in starts]
+    keys = [key_of(range(start, min(start + SHARD_SIZE, len(contents)))) for start in starts]
+    places = [store / part / f"{key}.safetensors" for key in keys]
+    shards = my_shards(len(contents), SHARD_SIZE)
+    missing = [(index, rows) for index, rows in shards if not holds(places[index], keys[index])]
+    with progress_over(f"cache {part}", "rows", shards, missing) as progress:
+        for index, rows in missing:
+            save_shard(places[index], compute_rows(rows, batch_size, encode, progress), keys[index])
+    return keys
 
 
 def compute_rows(

@@ -73,10 +73,8 @@ def open_rgb(path: Path) -> Image.Image:
 
 def decode_rgb(stream: BinaryIO) -> Image.Image:
     """Decode the first frame as upright 8-bit RGB, transparency over white; raises `UnusableImageError`."""
-    Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with Image.open(stream, formats=known) as opened:
+        with Image.open(stream, formats=known_formats()) as opened:
             return _over_white(_eight_bit(ImageOps.exif_transpose(opened)))
     except UnusableImageError:
         raise
@@ -87,6 +85,12 @@ def decode_rgb(stream: BinaryIO) -> Image.Image:
     ) as error:  # Pillow's decoders raise almost anything on damaged files: struct.error, KeyError, ...
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UnusableImageError("that do not decode", detail) from None
+
+
+def known_formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow can decode."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -85,7 +85,7 @@ def _look(
 
     Without a limit all rows are read and counted, though only the first images are decoded.
     """
-    captions, complete, lines = set[str](), True, RowLines(card)
+    captions, complete, lines = 0, True, RowLines(card)
 
     def problem(row: CaptionedImage) -> str | bytes:
         try:
@@ -96,7 +96,7 @@ def _look(
             return error.reason
         return hashlib.sha256(images[0]).digest()
 
-    with closing(Seen()) as seen:
+    with closing(Seen()) as seen, closing(Seen()) as captioned:
         decoded = itertools.islice(rows, IMAGES_DECODED if limit is None else limit)
         for row, found in map_ordered(problem, decoded, os.cpu_count() or 1):
             lines.update()
@@ -105,13 +105,13 @@ def _look(
             elif not seen.add(found) and len(row.images) == 1:
                 card.drop("that repeat an earlier image")
             else:
-                captions.add(row.caption)
-    for row in rows:
-        if limit is not None:
-            complete = False
-            break
-        captions.add(row.caption)
-    return len(captions), complete
+                captions += captioned.add(row.caption.encode())
+        for row in rows:
+            if limit is not None:
+                complete = False
+                break
+            captions += captioned.add(row.caption.encode())
+    return captions, complete
 
 
 def _with_held_out(survey: Survey) -> Survey:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from spin.data.cache import Cache
-from spin.data.geometry import GEOMETRY, geometry_of
+from spin.data.geometry import geometry_of
 from spin.data.manifest import read_manifest, read_pairs
 from spin.errors import DataError
 from spin.models import Conditioning
@@ -80,15 +80,12 @@ def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
 def dpo_training_set(data: Path, cache: Cache) -> TrainingSet:
     """Winners against losers of the data set's preference pairs."""
     pairs = read_pairs(data)
-    manifest = read_manifest(data)
-    # A pair has one geometry, the winner's; all images have the manifest's size.
-    shown = pairs.rename(columns={f"{name}_w": name for name in GEOMETRY})
-    shown = shown.assign(**{name: manifest[name].iloc[0] for name in ("width", "height")})
+    cache.check_images(read_manifest(data))
 
     def fetch(rows: Sequence[int]) -> Rows:
         chosen = pairs.iloc[list(rows)]
         winners, losers = cache.posteriors(chosen["image_w"]), cache.posteriors(chosen["image_l"])
-        return Rows(winners, losers, list(chosen["caption"]), geometry_of(shown.iloc[list(rows)]))
+        return Rows(winners, losers, list(chosen["caption"]), geometry_of(chosen))  # the winner's
 
     return TrainingSet(len(pairs), fetch, cache.text)
 

@@ -9,6 +9,9 @@ from spin.evaluation.measures import Measures
 from spin.evaluation.notes import ceiling_line
 from spin.params import Params
 
+FEW_PROMPTS = 30
+"""Below which a percentile bootstrap covers noticeably less than it says."""
+
 
 def champion_line(summary: dict[str, Any]) -> str:
     """Say which iteration, or which model of a run without any, is best and how sure that it beats the base."""
@@ -75,6 +78,15 @@ def limits(params: Params, summary: dict[str, Any]) -> list[str]:
         "The scorers are learned stand-ins for people. Training that pleases them need not please anyone.",
         "Intervals are not corrected for the number of cells; the paired tests are (Holm).",
     ]
+    if summary["statistics"]["num_prompts"] < FEW_PROMPTS:
+        sentences.append(
+            f"Only {summary['statistics']['num_prompts']} prompts were judged: a bootstrap over so few is too "
+            "narrow, of a single one it has no width at all."
+        )
+    if len(summary["iterations"]) > 1:
+        sentences.append(
+            "The best iteration was chosen on these very prompts, which flatters its number a little."
+        )
     if summary["protocol"]["images_per_prompt"] == 1:
         sentences.append(
             "Each prompt was drawn once: luck of the seed is shared by all models, but not averaged out."

@@ -9,6 +9,7 @@ import pandas as pd
 
 from spin.errors import EvaluationError
 from spin.models.checkpoint import weights_digest
+from spin.objectives.exact import exact_forwards
 from spin.params import Params
 
 
@@ -76,17 +77,16 @@ def read_curves(curves: Path, stages: Sequence[str]) -> dict[str, pd.DataFrame]:
     return frames
 
 
-def costs(curves: dict[str, pd.DataFrame], batch_size: int) -> list[StageCost]:
+def costs(curves: dict[str, pd.DataFrame], params: Params) -> list[StageCost]:
     """Count what the training stages took: the player forward and backward and the reference forward, on every image.
 
-    A pair is two images, so 8 forwards; an image of supervised fine-tuning is 4.
+    A pair is two images, so 8 forwards; an image of supervised fine-tuning is 4; the exact objective walks the chain.
     """
-    return [
-        StageCost(
-            stage,
-            len(frame),
-            len(frame) * batch_size,
-            len(frame) * batch_size * (8 if "error_gen" in frame else 4),
-        )
-        for stage, frame in curves.items()
-    ]
+    rows = []
+    for stage, frame in curves.items():
+        images = len(frame) * params.training.batch_size
+        forwards = images * (8 if "error_gen" in frame else 4)
+        if stage in params.iterations and params.objective.kind == "exact":
+            forwards = exact_forwards(images, params.opponents.num_inference_steps)
+        rows.append(StageCost(stage, len(frame), images, forwards))
+    return rows

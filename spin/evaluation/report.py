@@ -51,7 +51,7 @@ def write_report(params: Params, outputs: Path, out: Path) -> None:
             **_origin(params, outputs / "checkpoints"),
             colours=colours,
             curves=curves,
-            costs=costs(steps, params.training.batch_size),
+            costs=costs(steps, params),
         )
         (folder / "report.html").write_text(page, encoding="utf-8")
 

@@ -109,7 +109,13 @@ def _denoiser_folder(checkpoint: Path, reference: Mapping[str, Any], base: Base)
     if "base" not in reference or "lora" in reference:
         return base.overlay
     if "unet" not in reference:
-        return checkpoint / base.family.denoiser_folder
+        folder = checkpoint / base.family.denoiser_folder
+        if weights_digest_of(folder) != reference["unet_sha256"]:
+            raise ModelError(
+                f"{folder} must hold the weights that model.json records ({str(reference['unet_sha256'])[:12]}), but "
+                "they are others or missing; make the checkpoint again."
+            )
+        return folder
     found = find_overlay(f"released.{reference['name']}", reference["unet"], base)
     if found.revision is None and weights_digest_of(found.folder) != reference["unet_sha256"]:
         raise ModelError(

@@ -87,6 +87,10 @@ class LatentDiffusion(ABC):
             network.to(device)
         return self
 
+    def encoders(self) -> list[nn.Module]:
+        """The networks that make a cache: those of the text and the VAE."""
+        return [network for network in self.networks() if network is not self.denoiser]
+
     @torch.inference_mode()
     def encode_images(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """pixel_values (B, 3, H, W) in [-1, 1] -> posterior (mean, logvar), each (B, C, h, w), not yet scaled."""
@@ -107,6 +111,9 @@ class LatentDiffusion(ABC):
     def decode_latents(self, latents: Tensor) -> Tensor:
         """latents (B, C, h, w) -> images uint8 (B, H, W, 3) on the CPU."""
         raw = self.unscale(latents)
-        pixels = self.vae.decode(raw.to(self.vae.device, self.vae.dtype)).sample.float()  # (B, 3, H, W)
+        # A preview is drawn under autocast, and in fp16 SDXL's VAE overflows to black.
+        with torch.autocast(self.vae.device.type, enabled=False):
+            decoded = self.vae.decode(raw.to(self.vae.device, self.vae.dtype)).sample
+        pixels = decoded.float()  # (B, 3, H, W)
         images: Tensor = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
         return images.cpu()

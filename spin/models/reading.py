@@ -63,9 +63,11 @@ def read_network(family: type[LatentDiffusion], part: str, folder: Path, dtype: 
         raise ModelError(f"{folder} must hold weights as safetensors, found none; convert the model.")
     if hasattr(diffusers, class_name):
         upcast = part == "vae" and read_config(folder / "config.json", str(folder)).get("force_upcast", True)
-        return getattr(diffusers, class_name).from_pretrained(
+        network = getattr(diffusers, class_name).from_pretrained(
             folder, torch_dtype=torch.float32 if upcast else dtype, use_safetensors=True
         )
+        network.register_to_config(_name_or_path="")  # else checkpoints carry along a path of this machine
+        return network
     return getattr(transformers, class_name).from_pretrained(folder, dtype=dtype, use_safetensors=True)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from spin.errors import ModelError
 from spin.files import read_json
 
-_HUB_EXTRAS = ["*.fp16.*", "*non_ema*", "safety_checker/*", "*.onnx*"]
+_HUB_EXTRAS = ["*.fp16.*", "*.fp16-*", "*non_ema*", "safety_checker/*", "*.onnx*"]
 
 
 class Found(NamedTuple):

@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from spin.errors import ParamsError
 from spin.params.breaches import describe
-from spin.params.checks import check_chain, check_names
+from spin.params.checks import check_chain, check_continual, check_names
+from spin.params.continual import ContinualParams
 from spin.params.data import CacheParams, DataParams, DatasetData, FolderData, PickapicData, ToyData
 from spin.params.evaluation import EvaluateParams, PromptSetParams, ScorerParams, TableParams, TrackingParams
 from spin.params.model import BaseParams, UnetParams
@@ -32,6 +33,7 @@ from spin.params.training import (
 __all__ = [
     "BaseParams",
     "CacheParams",
+    "ContinualParams",
     "DataParams",
     "DatasetData",
     "DpoParams",
@@ -74,6 +76,8 @@ class Params(Section):
     baselines: dict[Name, BaselineParams]
     released: dict[Name, UnetParams]
     """Published checkpoints that are only evaluated, each a UNet over the base."""
+    continual: dict[Name, ContinualParams]
+    """Comparisons of going on inside an iteration with moving to the next one."""
     prompt_sets: Annotated[dict[Name, PromptSetParams], Field(min_length=1)]
     evaluate: EvaluateParams
     scorers: Annotated[dict[Name, ScorerParams], Field(min_length=1)]
@@ -84,6 +88,7 @@ class Params(Section):
     def _names_agree(self) -> "Params":
         check_chain(self)
         check_names(self)
+        check_continual(self)
         return self
 
     def stage(self, name: str) -> IterationParams | SftParams | DpoParams:

@@ -44,6 +44,7 @@ def _sentence(item: Any, schema: type[BaseModel]) -> str:
             (
                 "iterations",
                 "baselines.",
+                "continual.",
                 "evaluate.",
                 "tables.",
                 "opponents.",

@@ -99,3 +99,29 @@ def check_names(params: "Params") -> None:
                 raise ValueError(f"{key} must name each of its items once, got {name} twice; remove one")
             if name not in known:
                 raise ValueError(f"{key} must name some of {', '.join(known)}, got {name}; correct the name")
+
+
+def check_continual(params: "Params") -> None:
+    """A comparison names an iteration, the one after it, a prompt set, and a stride that meets the end."""
+    for key, chosen in params.continual.items():
+        where = f"continual.{key}"
+        for name in (chosen.finished, chosen.next):
+            if name not in params.iterations:
+                known = ", ".join(params.iterations) or "none"
+                raise ValueError(f"{where} must name iterations ({known}), got {name}; correct the name")
+        following = params.iterations[chosen.next]
+        if following.prev != chosen.finished:
+            raise ValueError(
+                f"{where}.next must be the iteration after {chosen.finished}, got {chosen.next}, which follows "
+                f"{following.prev}; correct one"
+            )
+        if following.num_steps % chosen.every:
+            raise ValueError(
+                f"{where}.every must divide the {following.num_steps} updates of {chosen.next}, got {chosen.every}; "
+                "change one"
+            )
+        if chosen.prompts not in params.prompt_sets:
+            known = ", ".join(params.prompt_sets)
+            raise ValueError(
+                f"{where}.prompts must be one of {known}, got {chosen.prompts}; correct the name"
+            )

@@ -23,7 +23,8 @@ class ObjectiveParams(Section):
     """Whether the two members of a pair share timestep and noise, as the peers' do, or draw their own."""
     loser_scale: Fraction | None
     """SDPO's mu (arXiv:2511.03317): scales the gradient from opponents so that the error on real images does not
-    rise to first order; null leaves it alone."""
+    rise to first order; null leaves it alone. It is taken over each micro-batch, as SDPO's own is: with it
+    training.micro_batch_size and the number of devices are part of the method."""
     reference: Literal["previous", "random"]
     """`random` is SePPO's (arXiv:2410.05255): at each update one of all earlier iterates, and its sign rule."""
 

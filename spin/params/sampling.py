@@ -18,6 +18,9 @@ class SamplerParams(Section):
     """Classifier-free guidance; 1.0 means none and costs half as much."""
     eta: Probability
     """DDIM's stochasticity: 0 deterministic, 1 as DDPM. Must be 0 for the other schedulers."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Of the denoiser while it draws. The autoencoder stays in fp32, so that drawn images and real ones do not differ
+    by its rounding."""
     batch_size: PositiveInt
     """Images drawn at a time; the images do not depend on it."""
 

@@ -34,7 +34,8 @@ class Plan:
     disk: dict[str, float]
     """GiB by kind of file."""
     memory: dict[str, float]
-    """GiB on one GPU while training, by what it holds; an estimate: fragmentation and temporary buffers come on top."""
+    """GiB on one GPU while training, by what it holds, empty if nothing trains; an estimate: fragmentation and temporary
+    buffers come on top."""
     trainable: int
     """Parameters that are trained."""
 
@@ -50,6 +51,8 @@ def make_plan(params: Params, cost: NetworkCost, images: int, prompts: int, adap
     `adapter_parameters` is the size of the LoRA adapters; it counts only where the parameters ask for them.
     """
     trainable = adapter_parameters if params.training.lora else cost.parameters
+    if not params.iterations and not params.baselines:
+        trainable = 0  # published checkpoints are only evaluated
     work = [
         Work("encode images", images, 0, images * cost.encode),
         *_opponents(params, cost, images),
@@ -60,7 +63,7 @@ def make_plan(params: Params, cost: NetworkCost, images: int, prompts: int, adap
         images,
         [item for item in work if item.images],
         _disk(params, cost, images, prompts, trainable),
-        _memory(params, cost, trainable),
+        _memory(params, cost, trainable) if trainable else {},
         trainable,
     )
 
@@ -125,7 +128,7 @@ def _disk(params: Params, cost: NetworkCost, images: int, prompts: int, trainabl
         "cache of latents and text": images * (posterior + 4 * cost.text),
         "opponents": drawn * (png + posterior),
         "checkpoints": models * 4 * trainable,
-        "step checkpoint, while training": 3 * 4 * trainable,
+        "step checkpoint, while training": 3 * 4 * trainable if models else 0,
         "evaluation images": evaluated * png,
     }
     return {name: amount / GIB for name, amount in amounts.items()}

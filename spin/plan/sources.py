@@ -54,19 +54,20 @@ def _from_hub(source: str, revision: str | None) -> tuple[dict[str, Any], dict[s
 
 
 def count_images(params: Params, given: int | None) -> int:
-    """Training images: as given, else of a finished data stage, of the embedded world, or of a folder.
+    """Training images: as given, of the embedded world, of this source's finished data stage, or of a folder.
 
     Raises `DataError` for a data set that has to be counted elsewhere.
     """
     if given is not None:
         return given
-    card = paths.DATA / "card.json"
-    if card.is_file():
-        return int(read_json(card)["kept"]["train"])
     if params.data.kind == "none":
         return 0
     if params.data.kind == "toy":
         return params.data.num_train
+    path = paths.DATA / "card.json"
+    card = read_json(path) if path.is_file() else {}
+    if card.get("source") == getattr(params.data, "path", getattr(params.data, "source", None)):
+        return int(card["kept"]["train"])  # of this data set, not of another one that was brought in here
     if params.data.kind == "folder" and Path(params.data.path).is_dir():
         from spin.data.folder import IMAGE_SUFFIXES
 

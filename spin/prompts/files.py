@@ -50,10 +50,8 @@ def checked(rows: Sequence[tuple[Any, Any]], origin: str) -> list[Row]:
 
 
 def _read_text(path: Path) -> list[Row]:
-    lines = (
-        path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    )  # blank lines at the end are no prompts
-    return [(line.strip(), "") for line in lines]
+    text = path.read_text(encoding="utf-8-sig").rstrip()  # blank lines at the end are no prompts
+    return [(line.strip(), "") for line in text.split("\n")] if text else []
 
 
 def _read_json(path: Path) -> list[Row]:
@@ -66,7 +64,7 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _read_jsonl(path: Path) -> list[Row]:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").split("\n")  # a prompt may hold Unicode's other line ends
     return from_frame(pd.DataFrame([json.loads(line) for line in lines if line.strip()]))
 
 

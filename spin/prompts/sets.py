@@ -67,6 +67,6 @@ def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
     records = []
     for prompt, category in rows:
         part = f"{name}-{category.lower().replace(' ', '_')}" if category else name
-        records.append((f"{part}-{counted[category]:05d}", prompt, category))
-        counted[category] += 1
+        records.append((f"{part}-{counted[part]:05d}", prompt, category))  # "A b" and "a_b" share a part
+        counted[part] += 1
     return pd.DataFrame(records, columns=PROMPT_COLUMNS)

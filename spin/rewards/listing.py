@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from spin.data.images import known_formats
 from spin.errors import ScoreError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 METADATA = ("manifest.parquet", "metadata.csv", "metadata.jsonl")
 FLAT = 2
 """Levels of 255 by which a channel of a single-colour image may vary: JPEG's rounding."""
@@ -40,6 +41,12 @@ def check_listing(folder: Path, frame: pd.DataFrame) -> None:
     """Refuse an empty listing, an empty prompt, and images that are listed but not there."""
     if frame.empty:
         raise ScoreError(f"{folder} must hold images with prompts, found none; give another folder.")
+    nameless = [image for image in frame["image"] if not isinstance(image, str) or not image]
+    if nameless:
+        raise ScoreError(
+            f"{folder} must list its images by file name, got {nameless[0]!r} ({len(nameless)} such rows); correct the"
+            " list."
+        )
     for image, prompt in zip(frame["image"], frame["prompt"], strict=True):
         if not isinstance(prompt, str) or not prompt.strip():
             raise ScoreError(
@@ -56,10 +63,10 @@ def check_listing(folder: Path, frame: pd.DataFrame) -> None:
 def open_image(path: Path) -> Image.Image:
     """Decode an image as it is; raises `ScoreError` if it is torn or of no known format."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=known_formats()) as image:
             image.load()
             return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise ScoreError(
             f"{path} must be an image, but it does not decode ({error}); draw it again."
         ) from None
@@ -76,18 +83,20 @@ def _read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         elif path.suffix == ".jsonl":
-            lines = path.read_text(encoding="utf-8").splitlines()
+            # Not splitlines: a caption may hold Unicode's other line ends.
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
             frame = _frame(json.loads(line) for line in lines if line.strip())
         elif path.suffix == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as stream:
                 frame = _frame(csv.DictReader(stream))
         else:
             raise ScoreError(f"a manifest must be .parquet, .csv or .jsonl, got {path.name}; convert it.")
-    except (ValueError, OSError, csv.Error) as error:
+    except (ValueError, TypeError, OSError, csv.Error) as error:
         raise ScoreError(
             f"{path} must be a readable {path.suffix[1:]} file, but is not ({error}); write it again."
         ) from None
-    frame = frame.rename(columns={"file_name": "image", "text": "prompt"})
+    others = {"file_name": "image", "text": "prompt"}
+    frame = frame.rename(columns={old: new for old, new in others.items() if new not in frame})
     for name in ("image", "prompt"):
         if name not in frame:
             raise ScoreError(
@@ -118,6 +127,9 @@ def _read_sidecars(folder: Path) -> pd.DataFrame:
                 f"{path} must have a prompt, found no {caption.name} beside it and none of {', '.join(METADATA)} in"
                 f" {folder}; write one of them."
             )
-        prompt = caption.read_text(encoding="utf-8").strip()
+        try:
+            prompt = caption.read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ScoreError(f"{caption} must be text in UTF-8, but is not ({error}); save it so.") from None
         rows.append({"image": path.relative_to(folder).as_posix(), "prompt": prompt})
     return pd.DataFrame(rows, columns=["image", "prompt"])

@@ -107,6 +107,7 @@ def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
             num_inference_steps=15,
             guidance_scale=guidance_scale,
             eta=0.0,
+            precision="fp32",
             batch_size=num_prompts,
         )
         generators = [generator_for("card", caption) for caption in captions]
