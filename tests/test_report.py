@@ -162,3 +162,7 @@ def test_every_prompt_set_has_its_section(outputs: Path, tmp_path: Path) -> None
     assert {"winning-test", "winning-val", "gallery-val"} <= set(identifiers)
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(identifiers), "every link leads somewhere"
     assert (tmp_path / "report" / "val" / "grid.png").is_file()
+
+
+def test_a_prompt_set_of_few_prompts_shows_each_prompt(page: str) -> None:
+    assert "PickScore by prompt" in page

@@ -50,7 +50,14 @@ def test_every_promised_file_is_written(scores: Path, tmp_path: Path) -> None:
     write_tables(params(), scores, tmp_path / "tables", ["clean"])
     tables = ("mean", "median", "std", "winrate_over_base", "winrate_over_dpo")
     expected = {f"{name}.{end}" for name in tables for end in ("csv", "md", "tex")}
-    expected |= {"means.csv", "winrates.csv", "comparisons.csv", "comparisons.md", "summary.json"}
+    expected |= {
+        "means.csv",
+        "winrates.csv",
+        "comparisons.csv",
+        "comparisons.md",
+        "summary.json",
+        "breakdowns.json",
+    }
     assert {path.name for path in (tmp_path / "tables").iterdir()} == expected
 
 

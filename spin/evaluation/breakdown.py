@@ -1,6 +1,7 @@
 """Tables by category, by style of the HPSv2 benchmark, and by prompt where prompts are few."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,54 @@ from spin.evaluation.statistics import (
 )
 from spin.evaluation.styles import is_benchmark, style_report, style_table
 from spin.evaluation.table import Table
+from spin.files import read_json, write_json
 from spin.params import TableParams
 
 FEW = 10
 """Up to so many prompts each gets a column of its own."""
 COLUMNS = ["category", "model", "scorer", "n", "mean", "low", "high", "win_rate", "win_low", "win_high"]
 CATEGORIES = "categories.csv"
+BREAKDOWNS = "breakdowns.json"
+"""All of them, for the report."""
+_NUMBERS = ("value", "low", "high")
 
 
 def write_breakdowns(
     folder: Path, results: Results, tables: TableParams, summary: dict[str, Any], scores: Path, seed: int
 ) -> None:
     """Write into `folder` whichever of the breakdowns the prompt set has: nothing for one without categories."""
+    shown: list[Table] = []
     names = sorted({name for name in results.categories if name})
     if len(names) > 1:
         frame = measure_categories(results, tables, seed)
         frame.to_csv(folder / CATEGORIES, index=False)
-        for table in category_tables(frame, summary):
-            _write(folder, table)
+        shown += category_tables(frame, summary)
     frames = {model: pd.read_parquet(scores / model / "scores.parquet") for model in results.models}
     if is_benchmark(frames[results.models[0]]):
         for scorer in (name for name in results.scorers if name.startswith("hps")):
-            _write_styles(folder, scorer, frames, tables, summary, seed)
+            shown.append(_measure_styles(folder, scorer, frames, tables, summary, seed))
     if len(results.prompt_ids) <= FEW:
-        for table in prompt_tables(results, summary):
-            _write(folder, table)
+        shown += prompt_tables(results, summary)
+    for table in shown:
+        (folder / f"{table.name}.csv").write_text(table.to_csv(), encoding="utf-8")
+        (folder / f"{table.name}.md").write_text(table.to_markdown(), encoding="utf-8")
+        (folder / f"{table.name}.tex").write_text(table.to_latex(), encoding="utf-8")
+    write_json(folder / BREAKDOWNS, [_as_record(table) for table in shown])
+
+
+def read_breakdowns(tables: Path) -> list[Table]:
+    """Read back the tables that `write_breakdowns` wrote."""
+    return [
+        Table(**{**record, "frame": pd.DataFrame(record["frame"]).astype(dict.fromkeys(_NUMBERS, float))})
+        for record in read_json(tables / BREAKDOWNS)
+    ]
+
+
+def _as_record(table: Table) -> dict[str, Any]:
+    """A table as JSON holds it; a missing number is null."""
+    frame = table.frame[["model", "scorer", *_NUMBERS]].astype(object)
+    record = {field.name: getattr(table, field.name) for field in fields(table)}
+    return {**record, "frame": frame.where(frame.notna(), None).to_dict("list")}
 
 
 def measure_categories(results: Results, tables: TableParams, seed: int) -> pd.DataFrame:
@@ -68,12 +92,6 @@ def measure_categories(results: Results, tables: TableParams, seed: int) -> pd.D
                 key = category or "none", model, scorer, len(values)
                 rows.append((*key, values[:, column].mean(), *mean, won[:, column].mean(), *rate))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def read_categories(tables: Path) -> pd.DataFrame | None:
-    """Read back what was measured by category, if the prompt set has categories."""
-    path = tables / CATEGORIES
-    return pd.read_csv(path, keep_default_na=False) if path.is_file() else None
 
 
 def category_tables(frame: pd.DataFrame, summary: dict[str, Any]) -> list[Table]:
@@ -131,25 +149,18 @@ def _column_of(results: Results, place: int) -> str:
     return short if results.prompts.count(prompt) == 1 else f"{short} ({results.prompt_ids[place]})"
 
 
-def _write_styles(
+def _measure_styles(
     folder: Path,
     scorer: str,
     frames: dict[str, pd.DataFrame],
     tables: TableParams,
     summary: dict[str, Any],
     seed: int,
-) -> None:
+) -> Table:
     reports = {
         model: style_report(frame, scorer, tables.bootstrap_samples, tables.confidence, seed)
         for model, frame in frames.items()
     }
-    version = str(summary["scorers"][scorer]["version"])
-    _write(folder, style_table(reports, scorer, version, protocol_line(summary)))
     long = pd.concat([report.assign(model=model) for model, report in reports.items()])
     long.to_csv(folder / f"styles_{scorer}_groups.csv", index=False)
-
-
-def _write(folder: Path, table: Table) -> None:
-    (folder / f"{table.name}.csv").write_text(table.to_csv(), encoding="utf-8")
-    (folder / f"{table.name}.md").write_text(table.to_markdown(), encoding="utf-8")
-    (folder / f"{table.name}.tex").write_text(table.to_latex(), encoding="utf-8")
+    return style_table(reports, scorer, str(summary["scorers"][scorer]["version"]), protocol_line(summary))

@@ -8,14 +8,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from spin.evaluation.breakdown import category_tables, read_categories
+from spin.evaluation.breakdown import read_breakdowns
 from spin.evaluation.figures import draw_curves, draw_radar, draw_scores, draw_winrates, save_figure, styled
 from spin.evaluation.findings import findings, limits
 from spin.evaluation.gallery import GalleryRow, draw_grid, read_gallery
@@ -23,6 +22,7 @@ from spin.evaluation.labels import model_colours, model_label, scorer_label
 from spin.evaluation.lineage import costs, git_revision, read_curves, read_lineage
 from spin.evaluation.measures import Measures
 from spin.evaluation.notes import comparisons_line
+from spin.evaluation.table import Table
 from spin.evaluation.tables import build_tables, read_tables
 from spin.files import replacing_dir
 from spin.params import Params
@@ -79,7 +79,7 @@ def _section(
     _copy_images(rows, place / "images")
     return {
         "name": prompt_set,
-        **_numbers(params, measures, summary, read_categories(tables)),
+        **_numbers(params, measures, summary, read_breakdowns(tables)),
         "gallery": [(row, {m: picture_uri(path) for m, path in row.images.items()}) for row in rows],
         "gallery_models": drawn,
         "champion": summary["champion"],
@@ -95,14 +95,13 @@ def _draw(figures: dict[str, Figure], folder: Path) -> dict[str, Markup]:
 
 
 def _numbers(
-    params: Params, measures: Measures, summary: dict[str, Any], categories: pd.DataFrame | None
+    params: Params, measures: Measures, summary: dict[str, Any], breakdowns: list[Table]
 ) -> dict[str, Any]:
     """What the page says about scores."""
-    by_category = [] if categories is None else category_tables(categories, summary)
     return {
         "findings": findings(measures, summary, list(params.iterations)),
         "limits": limits(params, summary),
-        "tables": [*build_tables(measures, summary), *by_category],
+        "tables": [*build_tables(measures, summary), *breakdowns],
         "comparisons": measures.comparisons.to_dict("records"),
         "comparisons_line": comparisons_line(measures.comparisons),
         "protocol": summary["protocol"],

@@ -72,6 +72,7 @@ def style_table(reports: Mapping[str, pd.DataFrame], scorer: str, version: str, 
     notes = [
         f"{version}, times 100, as the benchmark's own code has it: a style is the mean of its groups of {GROUP} prompts.",
         f"Standard deviation over groups, {', '.join(HPS_STYLES)}: {'; '.join(spreads)}.",
+        "Several images of a prompt are averaged, whatever the reduction of the protocol.",
         f"{flagged} images were left out as flagged.",
         protocol,
     ]
