@@ -149,11 +149,15 @@ def load_to_draw(checkpoint: Path, precision: str, with_text: bool = True) -> "L
 
     Without text the text encoders stay on the CPU: captions come from the cache.
     """
+    from torch import nn
+
     from spin.models import load_model
     from spin.precision import DTYPES
 
     diffusion = load_model(checkpoint)
-    diffusion.denoiser.to(DTYPES[precision])
+    nn.Module.to(
+        diffusion.denoiser, DTYPES[precision]
+    )  # diffusers' own `to` warns of layers these families have not
     for network in diffusion.networks() if with_text else (diffusion.vae, diffusion.denoiser):
         network.to(default_device())
     return diffusion

@@ -123,7 +123,7 @@ def _reading(checkpoint: Path, dtype: torch.dtype) -> torch.dtype:
 
 
 def _rounded(network: torch.nn.Module, checkpoint: Path, dtype: torch.dtype) -> torch.nn.Module:
-    network.to(dtype)
+    torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns of layers these families have not
     if not all(tensor.isfinite().all() for tensor in network.parameters()):
         raise ModelError(
             f"the weights of {checkpoint} must be finite numbers, but some are not in {dtype}; use --dtype bf16 or "
