@@ -59,7 +59,8 @@ def run_continual(params: Params, name: str) -> None:
 
 def _follow(params: Params, chosen: ContinualParams, path: str, work: Path) -> list[pd.DataFrame]:
     """Train one path and score its snapshots."""
-    from spin.training_stage import Inputs, run_training, snapshot_of
+    from spin.after_update import snapshot_of
+    from spin.training_stage import Inputs, run_training
 
     finished, steps = params.iterations[chosen.finished], params.iterations[chosen.next].num_steps
     points = range(chosen.every, steps + 1, chosen.every)

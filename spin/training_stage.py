@@ -1,7 +1,6 @@
 """A training stage from files to files: set up, resume, train, save."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,24 +12,24 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from spin.after_update import AfterUpdate, describe_run, save_snapshot
 from spin.batches import Batch, draw_batch
 from spin.chains import ChainBatch, draw_chain_batch, open_chain
 from spin.contestants import Contestants, make_contestants
 from spin.data.cache import Cache
 from spin.data.training import TrainingSet, dpo_training_set, sft_training_set, spin_training_set
 from spin.ema import averaged, make_ema
-from spin.files import read_json, replacing_dir, replacing_file
+from spin.files import read_json, replacing_file
 from spin.memory import MicroBatch
 from spin.models import save_checkpoint
 from spin.models.checkpoint import MODEL_FILE, load_denoiser, weights_digest
-from spin.objectives import RisingErrors
 from spin.opponents import check_drawer
 from spin.optim import make_lr_scheduler, make_optimizer
 from spin.params import DpoParams, IterationParams, ObjectiveParams, Params, SftParams, TrainingParams
 from spin.precision import DTYPES, make_accelerator, store_products_in
 from spin.preview import make_preview
 from spin.progress import Progress
-from spin.resume import restore_state, save_state
+from spin.resume import restore_state
 from spin.schedule import NoiseSchedule
 from spin.seeding import generator_for
 from spin.steps import Goal, Report
@@ -182,7 +181,10 @@ def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Traine
     preview = make_preview(params, inputs.data, cache, contestants.diffusion, inputs.previews)
     with Progress(f"train {name}", plan.num_steps, "updates", done=state.step) as progress:
         after = AfterUpdate(params.training, inputs.work, state, accelerator, reports, progress, preview)
-        after.snapshot = partial(save_snapshot, name, inputs, contestants)
+        if inputs.snapshots is not None:
+            after.snapshot = partial(
+                save_snapshot, name, contestants.player, inputs.prev, inputs.snapshots, inputs.snapshot_every
+            )
         train(state, game, accelerator, after)
     if accelerator.is_main_process:
         with averaged(state.ema, state.trainable):
@@ -195,82 +197,6 @@ def load_opponent(checkpoint: Path, device: torch.device, training: TrainingPara
     opponent = load_denoiser(checkpoint, device).eval().requires_grad_(False)
     store_products_in(opponent, DTYPES[training.precision])
     return opponent
-
-
-def save_snapshot(name: str, inputs: Inputs, contestants: Contestants, state: TrainState) -> None:
-    """Keep a checkpoint of the player as it is now, if it is time."""
-    if inputs.snapshots is None or state.step % inputs.snapshot_every:
-        return
-    with (
-        averaged(state.ema, state.trainable),
-        replacing_dir(snapshot_of(inputs.snapshots, state.step)) as folder,
-    ):
-        save_checkpoint(folder, name, contestants.player, inputs.prev)
-
-
-def snapshot_of(snapshots: Path, step: int) -> Path:
-    """Where the snapshot after `step` updates lies."""
-    return snapshots / f"step-{step:06d}"
-
-
-class AfterUpdate:
-    """What follows every update: the curve, the line of progress, the step checkpoint, the preview."""
-
-    def __init__(
-        self,
-        params: TrainingParams,
-        work: Path,
-        state: TrainState,
-        accelerator: Accelerator,
-        reports: list[Report],
-        progress: Progress,
-        preview: Callable[[TrainState, Accelerator], None],
-    ) -> None:
-        """Continue `reports`, the curve up to `state`, in place."""
-        self.params, self.work, self.state, self.accelerator = params, work, state, accelerator
-        self.reports, self.progress, self.preview = reports, progress, preview
-        self.snapshot: Callable[[TrainState], None] = lambda state: None
-        self._first, self._started = state.step, time.monotonic()
-        self._watch = RisingErrors()
-        for report in reports:
-            self._watch.see(report)
-
-    def __call__(self, report: Report) -> None:
-        """Take in the report of one update."""
-        self.reports.append(report)
-        self._watch.see(report)
-        note = f"loss {report['loss']:.4f}, real {report['error_real_change']:+.5f}"
-        self.progress.update(1, f"{note}, {self.pairs_per_second():.3g} pairs/s")
-        if not self.accelerator.is_main_process:
-            return
-        self.snapshot(self.state)
-        step, every = self.state.step, self.params.preview_every
-        if step % self.params.checkpoint_every == 0:
-            save_state(self.work, self.state, self.accelerator, self.reports)
-        if every and step % every == 0:
-            self.preview(self.state, self.accelerator)
-
-    def pairs_per_second(self) -> float:
-        """Since this process began, over all devices."""
-        updates = self.state.step - self._first
-        return updates * self.params.batch_size / max(time.monotonic() - self._started, 1e-9)
-
-
-def describe_run(
-    state: TrainState, params: TrainingParams, accelerator: Accelerator, pairs_per_second: float
-) -> dict[str, Any]:
-    """How a training ran on this machine."""
-    device = accelerator.device
-    on_gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
-        "processes": accelerator.num_processes,
-        "precision": params.precision,
-        "micro_batch_size": state.micro_batch.size,
-        "pairs_per_second": round(pairs_per_second, 3),
-        "overflows": state.overflows,
-        "peak_gpu_bytes": torch.cuda.max_memory_allocated(device) if on_gpu else 0,
-    }
 
 
 def write_curve(path: Path, reports: list[Report]) -> None:

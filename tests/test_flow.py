@@ -152,7 +152,14 @@ def test_ctrl_c_ends_every_child_and_the_same_command_goes_on(dvc_project: MakeP
     root = dvc_project(f"stages:\n  data: {{cmd: '{wait}', outs: [made]}}\n")
     command = [sys.executable, "-m", "flows.spin_diffusion", "--root", str(root)]
     environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # pytest's workers ignore it
+    ) as process:
         deadline = time.monotonic() + 120
         while not (root / "child").is_file() or not (root / "child").read_text().strip():
             assert process.poll() is None, process.stderr.read() if process.stderr else ""
