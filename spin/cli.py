@@ -15,7 +15,7 @@ from spin.commands import arena, export, init, plan, prompts, score
 from spin.errors import SpinError
 from spin.params import Params, load_params
 
-BAD_INPUT = 2
+BAD_INPUT, FAILED = 2, 1
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -45,7 +45,7 @@ _EVALUATED: dict[str, Callable[[Params, str, str], object]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for bad input."""
+    """Run the command line and return its exit code: 0, 2 for bad input, 1 where the machine failed."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "accelerate", "diffusers", "transformers", "mlflow", "alembic"):
@@ -59,6 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpinError as error:
         print(f"spin: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:  # a full disk, a folder that may not be written: the request was right
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"spin: {where}{error.strerror or error}; mend it and run the same command again.",
+            file=sys.stderr,
+        )
+        return FAILED
     return 0
 
 

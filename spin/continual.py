@@ -19,10 +19,12 @@ import pandas as pd
 from spin import paths
 from spin.data.manifest import read_manifest
 from spin.errors import ParamsError
-from spin.files import read_json, replacing_dir, write_json
+from spin.files import read_json, read_parquet, replacing_dir, write_json
+from spin.models.checkpoint import load_to_draw
 from spin.params import ContinualParams, Params
+from spin.precision import DTYPES
 from spin.processes import process_state
-from spin.stages import checkpoint_digest, default_device, digest_of, load_to_draw, stage_output
+from spin.stages import checkpoint_digest, default_device, digest_of, stage_output
 
 STAY, SWITCH = "stay", "switch"
 
@@ -100,7 +102,7 @@ def _scores(
         shutil.rmtree(images, ignore_errors=True)
         images.mkdir(parents=True)
         prompts, evaluate = paths.prompts_of(chosen.prompts), params.evaluate
-        diffusion = load_to_draw(checkpoint, params.evaluate.precision)
+        diffusion = load_to_draw(checkpoint, device, DTYPES[params.evaluate.precision])
         drawing = scores.with_name(f"{scores.name}-drawing")
         write_samples(images, drawing, diffusion, prompts, evaluate, params.resolution, label)
         del diffusion
@@ -109,7 +111,7 @@ def _scores(
         write_json(scores / "protocol.json", read_json(images / "protocol.json"))
         for done in (images, drawing):
             shutil.rmtree(done)
-    return pd.read_parquet(scores / "scores.parquet").assign(path=path, step=step)
+    return read_parquet(scores / "scores.parquet").assign(path=path, step=step)
 
 
 def _write_curve(params: Params, scores: pd.DataFrame, out: Path) -> None:

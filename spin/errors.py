@@ -6,6 +6,7 @@ SpinError                the base: its message is one sentence with the expected
 ├── ModelError           a base model or checkpoint: missing, of another family, torn
 ├── ScoreError           a reward model or its scores: missing weights, NaN, images that cannot be judged
 ├── EvaluationError      tables: models that were not measured alike, missing scores
+├── FileError            a file that a stage made: missing, empty or torn
 └── NonFiniteError       training: a loss or gradient that is not finite, refused before the optimizer moves
 
 The command line prints the message and exits with code 2; anything else that escapes is a bug of ours.
@@ -34,6 +35,10 @@ class ScoreError(SpinError):
 
 class EvaluationError(SpinError):
     """Scores that cannot be compared or tabulated."""
+
+
+class FileError(SpinError, ValueError):
+    """A file that a stage made is missing, empty or torn."""
 
 
 class NonFiniteError(SpinError):

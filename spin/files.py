@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from spin.errors import FileError
+
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
@@ -60,8 +64,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file written by `write_json`."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file written by `write_json`; raises `FileError` if it is missing or torn."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, "JSON", error) from None
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table written by a stage; raises `FileError` if it is missing or torn, or lacks one of `columns`."""
+    try:
+        return pd.read_parquet(path, columns=columns)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, "parquet", error) from None
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> FileError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return FileError(
+        f"{path} must be a whole {kind} file, but it does not read ({reason}); make it again with its stage."
+    )
 
 
 def sha256_file(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from spin.files import replacing_dir, sha256_file, write_json
+from spin.files import read_parquet, replacing_dir, sha256_file, write_json
 from spin.models import LatentDiffusion
 from spin.models.conditioning import square_geometry
 from spin.params import EvaluateParams
@@ -22,7 +22,7 @@ def protocol_of(params: EvaluateParams, prompts: Path, resolution: int) -> dict[
     return {
         "prompt_set": prompts.stem,
         "prompts_sha256": sha256_file(prompts),
-        "num_prompts": len(pd.read_parquet(prompts)),
+        "num_prompts": len(read_parquet(prompts)),
         **chosen,
         "resolution": resolution,
     }
@@ -49,7 +49,7 @@ def write_samples(
             "seed": params.seed,
             "image": f"images/{position:05d}-{index}.png",
         }
-        for position, prompt in enumerate(pd.read_parquet(prompts).to_dict("records"))
+        for position, prompt in enumerate(read_parquet(prompts).to_dict("records"))
         for index in range(params.images_per_prompt)
     ]
     empty = diffusion.encode_prompts([""])

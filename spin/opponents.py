@@ -26,7 +26,7 @@ from spin.data.images import to_pixel_values
 from spin.data.manifest import read_manifest
 from spin.data.tensors import ShardedTensors
 from spin.errors import DataError
-from spin.files import read_json, write_json
+from spin.files import read_json, read_parquet, write_json
 from spin.models import LatentDiffusion
 from spin.params import OpponentParams
 from spin.progress import Progress
@@ -169,7 +169,7 @@ def collect_opponents(stage: OpponentStage, work: Path, out: Path) -> None:
     """
     collect_shards(work, out)
     shards = sorted(out.glob("shard-*/images.parquet"))
-    index = pd.concat([pd.read_parquet(path, columns=INDEX_COLUMNS) for path in shards], ignore_index=True)
+    index = pd.concat([read_parquet(path, columns=INDEX_COLUMNS) for path in shards], ignore_index=True)
     flagged = {str(reason): int(count) for reason, count in index["flagged"].value_counts().items() if reason}
     if sum(flagged.values()) == len(index):
         raise DataError(
@@ -207,7 +207,7 @@ def open_opponents(folder: Path) -> tuple[pd.DataFrame, ShardedTensors]:
     """The index of a folder of opponents and their posteriors, row by row; raises `DataError` if they are not whole."""
     if not (folder / "index.parquet").is_file():
         raise DataError(f"{folder} must hold opponents, found none; run `spin opponents` first.")
-    index, tensors = pd.read_parquet(folder / "index.parquet"), ShardedTensors(folder, "latents")
+    index, tensors = read_parquet(folder / "index.parquet"), ShardedTensors(folder, "latents")
     if len(tensors) != len(index):
         raise DataError(
             f"{folder} must hold the {len(index)} images of its index, found {len(tensors)}; draw the opponents again."
@@ -227,7 +227,7 @@ def _write_preview(shards: Sequence[Path], path: Path) -> None:
     for shard in shards:
         if len(images) >= PREVIEW_IMAGES:
             break
-        frame = pd.read_parquet(shard, columns=["flagged", "png"])
+        frame = read_parquet(shard, columns=["flagged", "png"])
         kept = frame[frame["flagged"] == ""].head(PREVIEW_IMAGES - len(images))
         images += [Image.open(io.BytesIO(png)) for png in kept["png"]]
     contact_sheet(images).save(path)

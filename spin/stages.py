@@ -144,31 +144,16 @@ def earlier_iterates(params: Params, name: str) -> list[str]:
     return chain
 
 
-def load_to_draw(checkpoint: Path, precision: str, with_text: bool = True) -> "LatentDiffusion":
-    """Load a model on the accelerator, its denoiser in the precision it draws with (rounded after adapters are fused).
-
-    Without text the text encoders stay on the CPU: captions come from the cache.
-    """
-    from torch import nn
-
-    from spin.models import load_model
-    from spin.precision import DTYPES
-
-    diffusion = load_model(checkpoint)
-    nn.Module.to(
-        diffusion.denoiser, DTYPES[precision]
-    )  # diffusers' own `to` warns of layers these families have not
-    for network in diffusion.networks() if with_text else (diffusion.vae, diffusion.denoiser):
-        network.to(default_device())
-    return diffusion
-
-
 def _one_at_a_time(precision: str) -> "Callable[[str], LatentDiffusion]":
     """A function that loads a checkpoint by name, letting go of the last one."""
+    from spin.models.checkpoint import load_to_draw
+    from spin.precision import DTYPES
 
     @functools.lru_cache(maxsize=1)
     def load(checkpoint: str) -> "LatentDiffusion":
-        return load_to_draw(paths.CHECKPOINTS / checkpoint, precision, with_text=False)
+        return load_to_draw(
+            paths.CHECKPOINTS / checkpoint, default_device(), DTYPES[precision], with_text=False
+        )
 
     return load
 

@@ -1,10 +1,13 @@
 """Nothing is ever half-written, and what a killed run left is swept away."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from spin.files import replacing_dir, replacing_file, sha256_tree, write_json
+from spin.cli import main
+from spin.errors import FileError
+from spin.files import read_json, read_parquet, replacing_dir, replacing_file, sha256_tree, write_json
 
 
 def test_a_failed_block_leaves_the_old_folder_whole_and_no_trace(tmp_path: Path) -> None:
@@ -50,3 +53,31 @@ def test_a_tree_digest_sees_names_and_bytes(tmp_path: Path) -> None:
         (folder / name).write_text(text)
         digests.add(sha256_tree(folder))
     assert len(digests) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("read", [read_json, read_parquet])
+def test_a_file_that_does_not_read_is_one_sentence(
+    tmp_path: Path, read: Callable[[Path], object], content: bytes
+) -> None:
+    torn = tmp_path / "model.json"
+    for present in (False, True):
+        if present:
+            torn.write_bytes(content)
+        with pytest.raises(
+            FileError, match=r"model\.json must be a whole .* make it again with its stage\.$"
+        ):
+            read(torn)
+
+
+def test_a_machine_that_fails_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPIN_TRACKING", "off")
+    (tmp_path / "outputs").write_text("a file where a folder has to be")
+    profile = Path(__file__).parent.parent / "profiles" / "toy.yaml"
+    assert main(["base", "--params", str(profile)]) == 1
+    said = capsys.readouterr().err
+    assert "run the same command again" in said
+    assert "Traceback" not in said

@@ -155,7 +155,9 @@ def test_a_parameter_file_is_replaced_only_by_force(inside: Path, capsys: pytest
     load_params()
 
 
-def test_without_profiles_it_says_so(inside: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_without_profiles_it_says_so(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (inside / "profiles").unlink()
     monkeypatch.setattr("spin.params.profile.FOLDER", inside / "profiles")
     assert main(["init", "--images", "photos"]) == 2

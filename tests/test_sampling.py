@@ -104,11 +104,11 @@ def test_images_are_uint8_of_the_resolution(diffusion: StableDiffusion) -> None:
 def test_a_denoiser_in_half_precision_draws_nearly_the_same_and_the_vae_stays_exact(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    from spin.stages import load_to_draw
+    from spin.models.checkpoint import load_to_draw
 
     base = BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)
     write_json(tmp_path / "model.json", reference_of(base))
-    exact, rounded = (load_to_draw(tmp_path, precision) for precision in ("fp32", "bf16"))
+    exact, rounded = (load_to_draw(tmp_path, "cpu", dtype) for dtype in (torch.float32, torch.bfloat16))
     assert next(rounded.denoiser.parameters()).dtype == torch.bfloat16
     assert next(rounded.vae.parameters()).dtype == torch.float32
     whole, half = draw(exact, [0, 1], sampler()), draw(rounded, [0, 1], sampler())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from spin.errors import EvaluationError
-from spin.files import read_json, sha256_file
+from spin.files import read_json, read_parquet, sha256_file
 
 KEYS = ["prompt_id", "image_index"]
 
@@ -66,7 +66,7 @@ def samples_digest(folder: Path) -> str:
 def _read_manifest(folder: Path) -> pd.DataFrame:
     path = folder / "manifest.parquet"
     try:
-        frame = pd.read_parquet(path)
+        frame = read_parquet(path)
     except (OSError, ValueError):
         raise EvaluationError(
             f"the arena needs the images of {folder.name}, but {path} is missing or torn; generate them."

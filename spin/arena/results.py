@@ -11,6 +11,7 @@ import pandas as pd
 from spin.errors import EvaluationError
 from spin.evaluation.labels import model_label, scorer_label
 from spin.evaluation.statistics import Floats, resample_prompts, sign_flip_test, winning_interval
+from spin.files import read_parquet
 
 KEYS = ["prompt_id", "image_index"]
 BOOTSTRAP_SAMPLES = 2000
@@ -65,7 +66,7 @@ def read_scores(folder: Path, models: Sequence[str]) -> dict[str, pd.DataFrame]:
     for model in models:
         path = folder / model / "scores.parquet"
         try:
-            frames[model] = pd.read_parquet(path).set_index(KEYS)
+            frames[model] = read_parquet(path).set_index(KEYS)
         except (OSError, ValueError, KeyError):
             raise EvaluationError(
                 f"--scores needs the scores of {model}, but {path} is missing or torn; score that model first."

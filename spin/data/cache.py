@@ -28,7 +28,7 @@ from spin.data.images import open_rgb, to_pixel_values
 from spin.data.manifest import read_manifest, read_pairs, read_prompts
 from spin.data.tensors import ShardedTensors, holds, save_shard
 from spin.errors import DataError
-from spin.files import read_json, replacing_dir, sha256_file, sha256_tree, write_json
+from spin.files import read_json, read_parquet, replacing_dir, sha256_file, sha256_tree, write_json
 from spin.models import Conditioning, LatentDiffusion
 from spin.processes import process_state
 from spin.progress import Progress
@@ -185,7 +185,7 @@ class _Index:
     """Names -> rows by binary search; 16 bytes a name in memory."""
 
     def __init__(self, path: Path) -> None:
-        frame = pd.read_parquet(path, columns=["key", "row"])
+        frame = read_parquet(path, columns=["key", "row"])
         self._keys = frame["key"].to_numpy(dtype=np.int64)
         self._rows = frame["row"].to_numpy(dtype=np.int64)
 
@@ -231,7 +231,7 @@ class Cache:
     def check_images(self, manifest: pd.DataFrame) -> None:
         """Raise `DataError` if an image of the manifest is not in the cache as the manifest lists it."""
         images = list(manifest["image"])
-        cached = pd.read_parquet(self._folder / "images.parquet", columns=["sha256"])["sha256"]
+        cached = read_parquet(self._folder / "images.parquet", columns=["sha256"])["sha256"]
         same = cached.iloc[self._images.places(images)].to_numpy() == manifest["sha256"].to_numpy()
         if not same.all():
             raise DataError(

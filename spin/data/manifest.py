@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from spin.errors import DataError
-from spin.files import sha256_file
+from spin.files import read_parquet, sha256_file
 
 ROWS_HELD = 1024
 """Rows a table writer holds before it writes them out."""
@@ -139,4 +139,4 @@ def _read_split(path: Path, split: str) -> pd.DataFrame:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} must exist, found none; run `spin data` first.")
-    return pd.read_parquet(path)
+    return read_parquet(path)

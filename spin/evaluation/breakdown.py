@@ -20,7 +20,7 @@ from spin.evaluation.statistics import (
 )
 from spin.evaluation.styles import is_benchmark, style_report, style_table
 from spin.evaluation.table import Table
-from spin.files import read_json, write_json
+from spin.files import read_json, read_parquet, write_json
 from spin.params import TableParams
 
 FEW = 10
@@ -42,7 +42,7 @@ def write_breakdowns(
         frame = measure_categories(results, tables, seed)
         frame.to_csv(folder / CATEGORIES, index=False)
         shown += category_tables(frame, summary)
-    frames = {model: pd.read_parquet(scores / model / "scores.parquet") for model in results.models}
+    frames = {model: read_parquet(scores / model / "scores.parquet") for model in results.models}
     if is_benchmark(frames[results.models[0]]):
         for scorer in (name for name in results.scorers if name.startswith("hps")):
             shown.append(_measure_styles(folder, scorer, frames, tables, summary, seed))

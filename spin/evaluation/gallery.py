@@ -11,6 +11,7 @@ from PIL import Image
 
 from spin.errors import EvaluationError
 from spin.evaluation.labels import model_label
+from spin.files import read_parquet
 
 TILE = 256
 """Side of a picture in the grid, in pixels."""
@@ -87,7 +88,7 @@ def _read_manifest(folder: Path) -> pd.DataFrame:
     """The first image of each prompt, indexed and sorted by prompt_id."""
     path = folder / "manifest.parquet"
     try:
-        frame = pd.read_parquet(path)
+        frame = read_parquet(path)
     except (OSError, ValueError):
         raise EvaluationError(
             f"{path} must be the manifest of the images of {folder.name}, but is missing or torn; make it."

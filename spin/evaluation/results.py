@@ -11,7 +11,7 @@ import pandas as pd
 from spin.errors import EvaluationError
 from spin.evaluation.labels import AVERAGE
 from spin.evaluation.statistics import Floats, reduce_images
-from spin.files import read_json
+from spin.files import read_json, read_parquet
 from spin.params import Params
 
 KEYS = ["prompt_id", "image_index"]
@@ -96,7 +96,7 @@ def _read_frame(folder: Path, scorers: tuple[str, ...]) -> pd.DataFrame:
             f"tables need the scores of {folder.name}, found no {path}; score that model first."
         )
     try:
-        frame = pd.read_parquet(path)
+        frame = read_parquet(path)
     except (ValueError, OSError) as error:
         raise EvaluationError(f"{path} must be a parquet file, but it does not read: {error}.") from None
     missing = [name for name in (*KEYS, "prompt", "seed", *scorers) if name not in frame]

@@ -71,6 +71,20 @@ def load_model(
     return model.to(device)
 
 
+def load_to_draw(
+    checkpoint: Path, device: torch.device | str, dtype: torch.dtype, with_text: bool = True
+) -> LatentDiffusion:
+    """Load a checkpoint with its denoiser in the format it draws in, rounded after an adapter is fused.
+
+    The autoencoder stays in fp32. Without text the text encoders stay on the CPU: captions come from the cache.
+    """
+    model = load_model(checkpoint)
+    torch.nn.Module.to(model.denoiser, dtype)  # diffusers' own `to` warns of layers these families have not
+    for network in model.networks() if with_text else (model.vae, model.denoiser):
+        network.to(device)
+    return model
+
+
 def load_denoiser(
     checkpoint: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> torch.nn.Module:

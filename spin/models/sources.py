@@ -1,12 +1,11 @@
 """Where weights come from: the embedded base, a folder, a hub repository, a single file. Finds, checks nothing inside."""
 
-import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spin.errors import ModelError
+from spin.errors import FileError, ModelError
 from spin.files import read_json
 
 _HUB_EXTRAS = ["*.fp16.*", "*.fp16-*", "*non_ema*", "safety_checker/*", "*.onnx*"]
@@ -121,14 +120,14 @@ def _from_hub(key: str, source: str, revision: str | None, patterns: Sequence[st
 
 def read_config(path: Path, source: str) -> dict[str, Any]:
     """Read a config of a model; raises `ModelError` naming `source` if it is missing or no JSON object."""
-    try:
-        config = read_json(path)
-    except FileNotFoundError:
+    if not path.is_file():
         raise ModelError(
             f"{source} must be a model in diffusers layout, but it has no {path.parent.name}/{path.name}; "
             "save it with `pipeline.save_pretrained`."
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        )
+    try:
+        config = read_json(path)
+    except FileError:
         config = None
     if not isinstance(config, dict):
         raise ModelError(f"{source} must hold {path.name} as JSON, but it does not parse; save it again.")

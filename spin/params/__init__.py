@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from spin.errors import ParamsError
 from spin.params.breaches import describe
-from spin.params.checks import check_chain, check_continual, check_names
+from spin.params.checks import check_chain, check_continual, check_names, check_sections
 from spin.params.continual import ContinualParams
 from spin.params.data import CacheParams, DataParams, DatasetData, FolderData, PickapicData, ToyData
 from spin.params.evaluation import EvaluateParams, PromptSetParams, ScorerParams, TableParams, TrackingParams
@@ -88,6 +88,7 @@ class Params(Section):
     def _names_agree(self) -> "Params":
         check_chain(self)
         check_names(self)
+        check_sections(self)
         check_continual(self)
         return self
 

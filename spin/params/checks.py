@@ -55,6 +55,24 @@ def check_names(params: "Params") -> None:
         raise ValueError(
             f"evaluate.models must name {', '.join(models)}, got {', '.join(params.evaluate.models)}"
         )
+    if "clean" in models:
+        raise ValueError(
+            "the name clean must be left to the reference level; rename the iteration or baseline"
+        )
+    for key, known, given in (
+        ("evaluate.prompt_sets", params.prompt_sets, params.evaluate.prompt_sets),
+        ("tables.over", params.evaluate.models, params.tables.over),
+        ("tables.average_of", params.scorers, params.tables.average_of),
+    ):
+        for name in given:
+            if given.count(name) > 1:
+                raise ValueError(f"{key} must name each of its items once, got {name} twice; remove one")
+            if name not in known:
+                raise ValueError(f"{key} must name some of {', '.join(known)}, got {name}; correct the name")
+
+
+def check_sections(params: "Params") -> None:
+    """What one section asks of another."""
     if params.objective.kind == "exact" and params.opponents.drawn_by != "previous":
         raise ValueError(
             f"opponents.drawn_by must be previous with objective.kind exact, got {params.opponents.drawn_by}; the exact "
@@ -69,10 +87,6 @@ def check_names(params: "Params") -> None:
     if params.resolution % 8:
         raise ValueError(
             f"resolution must be a multiple of 8, got {params.resolution}; the autoencoder halves it thrice"
-        )
-    if "clean" in models:
-        raise ValueError(
-            "the name clean must be left to the reference level; rename the iteration or baseline"
         )
     if params.evaluate.references and params.data.kind != "toy":
         raise ValueError(
@@ -89,16 +103,6 @@ def check_names(params: "Params") -> None:
             f"evaluate.references must be [] with the prompt set {foreign[0]}; only the embedded world's own captions "
             "have perfect images"
         )
-    for key, known, given in (
-        ("evaluate.prompt_sets", params.prompt_sets, params.evaluate.prompt_sets),
-        ("tables.over", params.evaluate.models, params.tables.over),
-        ("tables.average_of", params.scorers, params.tables.average_of),
-    ):
-        for name in given:
-            if given.count(name) > 1:
-                raise ValueError(f"{key} must name each of its items once, got {name} twice; remove one")
-            if name not in known:
-                raise ValueError(f"{key} must name some of {', '.join(known)}, got {name}; correct the name")
 
 
 def check_continual(params: "Params") -> None:

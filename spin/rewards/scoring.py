@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from spin.errors import ScoreError
-from spin.files import read_json, replacing_dir, replacing_file, write_json
+from spin.files import read_json, read_parquet, replacing_dir, replacing_file, write_json
 from spin.progress import Progress
 from spin.rewards.base import Scorer
 from spin.rewards.listing import check_listing, is_single_colour, open_image, read_listing
@@ -35,7 +35,7 @@ def score_folder(samples: Path, scorers: Sequence[Scorer], out: Path, batch_size
                 f"{samples} must be a model's samples, found no {path.name} in it; generate them first."
             )
     stated = read_json(protocol)
-    frame = pd.read_parquet(manifest)
+    frame = read_parquet(manifest)
     check_listing(samples, frame)
     promised = int(stated["num_prompts"]) * int(stated["images_per_prompt"])
     if len(frame) != promised:
