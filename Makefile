@@ -32,7 +32,7 @@ $(READY): requirements.lock pyproject.toml
 install: $(READY)  ## Make .venv and install the lock
 
 demo: $(READY)  ## Play SPIN on the embedded world: three iterations, baselines, tables, report
-	@$(BIN)/python -m flows.spin_diffusion
+	@$(BIN)/python -m flows
 
 ui: $(READY)  ## Prefect, MLflow and a worker on localhost, until Ctrl-C
 	@$(BIN)/python -m flows.ui

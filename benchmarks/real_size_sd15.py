@@ -21,8 +21,8 @@ import yaml
 from PIL import Image, ImageDraw
 
 from spin.evaluation.lineage import git_revision
-from spin.files import replacing_file, write_json
-from spin.params import Params, load_params
+from spin.params.schema import Params, load_params
+from spin.runtime.files import replacing_file, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = {
@@ -70,7 +70,7 @@ def build_base(folder: Path, tiny: bool) -> None:
     from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from spin.toy.tokenizer import write_tokenizer
+    from spin.tools.toy.tokenizer import write_tokenizer
 
     configs = {part: {**PUBLISHED[part], **(TINY[part] if tiny else {})} for part in PUBLISHED}
     if tiny:

@@ -22,7 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from spin.evaluation.lineage import git_revision
-from spin.files import read_json, replacing_file, write_json
+from spin.runtime.files import read_json, replacing_file, write_json
 
 CHECKPOINT = "HPS_v2_compressed.pt"
 

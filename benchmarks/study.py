@@ -19,49 +19,53 @@ import pandas as pd
 import torch
 import yaml
 
-from spin import evaluation_stages, paths, stages
+from spin import paths
 from spin.evaluation.tables import read_tables
-from spin.files import replacing_file, write_json
-from spin.params import Params
+from spin.params.schema import Params
+from spin.runtime.files import replacing_file, write_json
+from spin.stages.data import run_base, run_cache, run_data, run_prompt_set
+from spin.stages.report import run_tables
+from spin.stages.sample import run_generate, run_opponents
+from spin.stages.score import run_reference, run_score
+from spin.stages.train import run_train
 
 
 def steps(params: Params) -> list[tuple[Path, Callable[[], object]]]:
     """Every stage with the path that shows it is done, in an order that dvc.yaml allows."""
     chosen = params.evaluate.main_prompt_set
     plan: list[tuple[Path, Callable[[], object]]] = [
-        (paths.DATA, lambda: stages.run_data(params)),
-        (paths.CHECKPOINTS / "base", lambda: stages.run_base(params)),
-        (paths.CACHE, lambda: stages.run_cache(params)),
-        (paths.prompts_of(chosen), lambda: evaluation_stages.run_prompt_set(params, chosen)),
+        (paths.DATA, lambda: run_data(params)),
+        (paths.CHECKPOINTS / "base", lambda: run_base(params)),
+        (paths.CACHE, lambda: run_cache(params)),
+        (paths.prompts_of(chosen), lambda: run_prompt_set(params, chosen)),
     ]
     for name in params.iterations:
         plan += [
-            (paths.OPPONENTS / name, lambda name=name: stages.run_opponents(params, name)),
-            (paths.CHECKPOINTS / name, lambda name=name: stages.run_train(params, name)),
+            (paths.OPPONENTS / name, lambda name=name: run_opponents(params, name)),
+            (paths.CHECKPOINTS / name, lambda name=name: run_train(params, name)),
         ]
     plan += [
-        (paths.CHECKPOINTS / name, lambda name=name: stages.run_train(params, name))
-        for name in params.baselines
+        (paths.CHECKPOINTS / name, lambda name=name: run_train(params, name)) for name in params.baselines
     ]
     for name in params.evaluate.models:
         plan += [
             (
                 paths.SAMPLES / chosen / name,
-                lambda name=name: evaluation_stages.run_generate(params, chosen, name),
+                lambda name=name: run_generate(params, chosen, name),
             ),
             (
                 paths.SCORES / chosen / name,
-                lambda name=name: evaluation_stages.run_score(params, chosen, name),
+                lambda name=name: run_score(params, chosen, name),
             ),
         ]
     plan += [
         (
             paths.SCORES / chosen / name,
-            lambda name=name: evaluation_stages.run_reference(params, chosen, name),
+            lambda name=name: run_reference(params, chosen, name),
         )
         for name in params.evaluate.references
     ]
-    return [*plan, (paths.TABLES / chosen, lambda: evaluation_stages.run_tables(params, chosen))]
+    return [*plan, (paths.TABLES / chosen, lambda: run_tables(params, chosen))]
 
 
 def run_seed(raw: dict[str, object], seed: int, folder: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""`python -m flows.spin_diffusion`: one run of the flow from a shell, with output a person can follow."""
+"""`python -m flows`: one run of the flow from a shell, with output a person can follow."""
 
 import argparse
 import logging
@@ -57,9 +57,7 @@ def _is_for_people(record: logging.LogRecord) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow and print the tables; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.spin_diffusion", description="Bring all stages up to date."
-    )
+    parser = argparse.ArgumentParser(prog="python -m flows", description="Bring all stages up to date.")
     parser.add_argument(
         "targets", nargs="*", metavar="STAGE", help="only these stages and what they wait for"
     )
@@ -108,7 +106,7 @@ def run_flow(api: str, **parameters: Any) -> Any:
 
 def print_results(root: Path, sentence: str, seconds: float) -> None:
     """Print the tables, and where to look further."""
-    from spin.evaluation.console import console_table
+    from spin.evaluation.terminal import console_table
 
     report = root / paths.REPORT / "report.html"
     for tables in sorted((root / paths.TABLES).glob("*/summary.json")):

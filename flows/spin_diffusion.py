@@ -1,10 +1,9 @@
 """The whole self-play loop as one flow: the stages of dvc.yaml, each run by the task of its kind.
 
-`python -m flows.spin_diffusion` runs it here and now; a deployment runs it through a worker.
+`python -m flows` runs it here and now; a deployment runs it through a worker.
 """
 
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,32 +16,22 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.order import needed_for, submit_in_order
-from spin import preflight
 from spin.errors import SpinError
-from spin.params import load_params
-from tasks import data, registry, report, sample, score, train
+from spin.params.schema import load_params
+from spin.stages import preflight
+from tasks import (  # noqa: F401  (each enters its tasks in TASKS)
+    code,
+    continual,
+    data,
+    registry,
+    report,
+    sample,
+    score,
+    train,
+)
 from tasks.process import end_all, stopping
 from tasks.project import Project, open_project
-from tasks.stage import BAD_INPUT_STATE
-
-TASKS: dict[str, Task[..., Any]] = {
-    "data": data.prepare_data,
-    "base": data.prepare_data,
-    "released": data.prepare_data,
-    "prompt_set": data.prepare_data,
-    "cache": data.cache_latents,
-    "opponents": sample.draw_opponents,
-    "train": train.train_iteration,
-    "baseline": train.train_baseline,
-    "generate": sample.generate_images,
-    "score": score.score_images,
-    "reference": score.score_reference,
-    "continual": train.train_continual,
-    "tables": report.tabulate,
-    "report": report.write_report,
-    "register": registry.register_models,
-}
-"""The task of each kind of stage; the kind is the stage's name up to `@`."""
+from tasks.stage import BAD_INPUT_STATE, TASKS
 
 
 def kind(stage: str) -> str:
@@ -117,9 +106,3 @@ def summary(graph: "nx.DiGraph[str]", states: dict[str, State[Any]]) -> State[An
 def reason(state: State[Any]) -> str:
     """Return a failed task's sentence without what Prefect puts before it."""
     return re.sub(r"^Task run encountered an exception:? (\w+: )?", "", state.message or "a stage failed")
-
-
-if __name__ == "__main__":
-    from flows.console import main
-
-    sys.exit(main())

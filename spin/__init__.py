@@ -1,8 +1,8 @@
 """SPIN-Diffusion: self-play fine-tuning of text-to-image diffusion models (arXiv:2402.10210).
 
-The library knows the method and nothing of orchestration: `schedule`, `objectives` and `train` are the
-mathematics, `models` the model families, `data` and `sampling` what a training set is made of, `rewards` and
-`evaluation` how a result is judged. `cli` offers one subcommand per stage of the pipeline.
+The library knows the method and nothing of orchestration. Its rooms, each importing only what stands after it:
+cli > tools, stages > training, evaluation > prompts, sampling > data > models, rewards, tracking >
+method, toy, params, runtime > seeding, errors, paths. Read first: `spin.method.losses`.
 """
 
 __version__ = "0.1.0"

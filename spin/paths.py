@@ -3,6 +3,8 @@
 from pathlib import Path
 
 OUTPUTS = Path("outputs")
+CODE = OUTPUTS / "code"
+"""What each stage's code means, as hashes: what the stages depend on in place of source files."""
 DATA = OUTPUTS / "data"
 CACHE = OUTPUTS / "cache"
 CHECKPOINTS = OUTPUTS / "checkpoints"

@@ -1,14 +1,5 @@
-"""The model registry: a thin entry per iteration, which points at the checkpoint that DVC keeps."""
+"""The model registry: a version per iteration, which points at the checkpoint that DVC keeps."""
 
-from pathlib import Path
-from typing import Any
+from tasks.stage import stage_task
 
-from prefect.client.schemas.objects import State
-
-from tasks.stage import run_stage, stage_task
-
-
-@stage_task(name="register")
-def register_models(stage: str, root: Path) -> State[Any]:
-    """Register every iteration and move the alias `champion` to the best."""
-    return run_stage(stage, root)
+register_models = stage_task("register")

@@ -3,39 +3,20 @@
 import base64
 import io
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.objects import State
 
 from spin.paths import REPORT, TABLES
-from tasks.stage import run_stage, stage_task
+from tasks.stage import stage_task
 
 GRID = REPORT / "grid.png"
 MAX_GRID_SIDE = 1600
 """Pixels; an artifact is a row of Prefect's database, so the picture it shows is kept small."""
 
 
-@stage_task(name="tables")
-def tabulate(stage: str, root: Path) -> State[Any]:
-    """Compute means, medians and winning rates, and show them."""
-    state = run_stage(stage, root)
-    if state.is_completed():
-        publish_tables(root / TABLES / stage.partition("@")[2])
-    return state
-
-
-@stage_task(name="report")
-def write_report(stage: str, root: Path) -> State[Any]:
-    """Draw the figures and the page, and show the same-seed grid."""
-    state = run_stage(stage, root)
-    if state.is_completed():
-        publish_grid(root / GRID)
-    return state
-
-
-def publish_tables(folder: Path) -> None:
-    """Show every Markdown table of a prompt set's `folder` in one artifact, winning rates first."""
+def publish_tables(stage: str, root: Path) -> None:
+    """Show every Markdown table of a prompt set in one artifact, winning rates first."""
+    folder = root / TABLES / stage.partition("@")[2]
     tables = sorted(folder.glob("*.md"), key=lambda path: (not path.stem.startswith("winrate"), path.stem))
     if tables:
         text = "\n\n".join(
@@ -48,8 +29,9 @@ def publish_tables(folder: Path) -> None:
         )
 
 
-def publish_grid(picture: Path) -> None:
+def publish_grid(stage: str, root: Path) -> None:
     """Show the same-seed grid, embedded: the page must not depend on where the file lies."""
+    picture = root / GRID
     if not picture.is_file():
         return
     from PIL import Image
@@ -64,3 +46,7 @@ def publish_grid(picture: Path) -> None:
         markdown=f"![the same prompts and seeds, model by model](data:image/jpeg;base64,{data})",
         description="Same prompt, same seed: one column per model",
     )
+
+
+tabulate = stage_task("tables", show=publish_tables)
+write_report = stage_task("report", show=publish_grid)

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from spin.stages.table import STAGES
 from tasks.process import Exit, run, stopping
 from tasks.project import BUSY_PATIENCE, Project, project_at
 
@@ -34,6 +35,13 @@ _CHATTER = re.compile(
 )
 _STAGE_EXIT = re.compile(r"exited with (-?\d+)")
 _BUSY = re.compile(r"is busy|Unable to acquire lock")
+
+
+Show = Callable[[str, Path], None]
+"""(stage, root): puts what the stage made on the flow run's page."""
+
+TASKS: dict[str, Task[..., Any]] = {}
+"""The task of each kind of stage; the kind is the stage's name up to `@`."""
 
 
 class StageError(Exception):
@@ -115,12 +123,29 @@ def _error(stage: str, ended: Exit, timeout: float | None) -> StageError:
     return StageError(f"{stage} ended with exit code {code}; its last line was: {last}")
 
 
-stage_task = partial(
-    task,
-    task_run_name="{stage}",
-    cache_policy=NO_CACHE,
-    retries=1,
-    retry_delay_seconds=5,
-    persist_result=False,
-)
-"""`@task` as every stage has it. What is bad input is not retried: it returns a state instead of raising."""
+def stage_task(name: str, show: Show | None = None) -> Task[..., Any]:
+    """Make the task of a stage of STAGES and enter it in `TASKS`; `show` publishes what a finished stage made.
+
+    DVC alone decides what is stale, so Prefect's caching is off. What is bad input is not retried: it returns a state
+    instead of raising.
+    """
+    declared = STAGES[name]
+
+    def bring_up_to_date(stage: str, root: Path) -> State[Any]:
+        state = run_stage(stage, root)
+        if show is not None and state.is_completed():
+            show(stage, root)
+        return state
+
+    TASKS[name] = task(
+        bring_up_to_date,
+        name=name,
+        description=declared.help,
+        tags=["gpu"] if declared.gpu else [],
+        task_run_name="{stage}",
+        cache_policy=NO_CACHE,
+        retries=1,
+        retry_delay_seconds=5,
+        persist_result=False,
+    )
+    return TASKS[name]

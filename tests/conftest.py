@@ -57,7 +57,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Stable Diffusion in diffusers layout."""
-    from tests.tiny import write_tiny_base
+    from tests.models.tiny import write_tiny_base
 
     folder = tmp_path_factory.mktemp("tiny") / "base"
     write_tiny_base(folder)

@@ -1,20 +1,34 @@
-"""Which package may import which: spin <- tasks <- flows, and orchestration nowhere below."""
+"""Which room may import which: one way only, no circles, and orchestration nowhere below."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+from spin.runtime.code import imported
+
 ROOT = Path(__file__).resolve().parent.parent
+FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"tools", "stages"},
+    {"training", "evaluation"},
+    {"prompts", "sampling"},
+    {"data"},
+    {"models", "rewards", "tracking"},
+    {"method", "toy", "params", "runtime"},
+    {"seeding", "errors", "paths"},
+)
+"""The rooms of `spin`, each importing only what stands on a floor below; CONTRIBUTING.md draws it."""
 FORBIDDEN = {
     "spin": {"prefect", "dvc", "tasks", "flows"},
     "tasks": {"flows", "mlflow"},
     "flows": {"mlflow"},
 }
-KNOW_MLFLOW = {"spin/cli.py", "spin/tracking.py"}
 
 WITHOUT = """
 import importlib, sys
@@ -39,11 +53,16 @@ assert not set(ABSENT) & set(sys.modules)
 """
 
 
-def modules(package: str) -> list[Path]:
+def files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[str]:
+def modules(package: str) -> list[str]:
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files(package))
+    return [name.removesuffix(".__init__") for name in names]
+
+
+def packages_imported(path: Path) -> Iterator[str]:
     """Yield the top-level package of every import in a file, those inside functions too."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -52,17 +71,50 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {room(module) for module in modules("spin") if module != "spin"} == FLOOR.keys()
+
+
+@pytest.mark.parametrize("module", modules("spin"))
+def test_a_room_imports_only_what_stands_below_it(module: str) -> None:
+    if module == "spin":
+        assert imported(module) == set()
+        return
+    for other in imported(module) - {"spin"}:
+        below = FLOOR[room(other)] > FLOOR[room(module)]
+        assert below or room(other) == room(module), f"{module} must not import {other}"
+
+
+@pytest.mark.parametrize("package", ["spin", "tasks", "flows"])
+def test_no_modules_import_each_other_in_a_circle(package: str) -> None:
+    # What is imported inside a function counts too; a package stands for its own __init__ alone.
+    graph = {module: imported(module, package) - {module, package} for module in modules(package)}
+    parents = {module: {module.rpartition(".")[0]} for module in graph}
+    TopologicalSorter({module: graph[module] - parents[module] for module in graph}).prepare()
+
+
 @pytest.mark.parametrize("package", sorted(FORBIDDEN))
 def test_imports_run_one_way(package: str) -> None:
-    for path in modules(package):
-        assert not FORBIDDEN[package] & set(imported(path)), path.relative_to(ROOT)
+    for path in files(package):
+        assert not FORBIDDEN[package] & set(packages_imported(path)), path.relative_to(ROOT)
 
 
-def test_only_the_cli_and_tracking_know_mlflow() -> None:
+def test_only_tracking_knows_mlflow() -> None:
     knowing = {
-        path.relative_to(ROOT).as_posix() for path in modules("spin") if "mlflow" in set(imported(path))
+        path.relative_to(ROOT).parts[1] for path in files("spin") if "mlflow" in set(packages_imported(path))
     }
-    assert knowing <= KNOW_MLFLOW
+    assert knowing <= {"tracking"}
+
+
+def test_the_top_of_spin_is_nearly_empty() -> None:
+    assert len(list((ROOT / "spin").glob("*.py"))) <= 6, "five modules beside __init__.py"
 
 
 def test_mlflow_folder_holds_no_python() -> None:
@@ -71,10 +123,6 @@ def test_mlflow_folder_holds_no_python() -> None:
 
 @pytest.mark.slow
 def test_every_module_of_spin_imports_without_orchestration() -> None:
-    names = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        for path in modules("spin")
-        if path.name != "__main__.py"
-    ]
+    names = [name for name in modules("spin") if not name.endswith("__main__")]
     done = subprocess.run([sys.executable, "-c", WITHOUT, *names], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

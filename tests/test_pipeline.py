@@ -14,13 +14,44 @@ pytest.importorskip("prefect")
 
 import flows.environment  # noqa: F401  (switches before Prefect)
 from flows.spin_diffusion import spin_diffusion
-from spin.files import read_json
-from tests.tiny import copy_project, miniature_params, write_params
+from spin.runtime.code import code_of
+from spin.runtime.files import read_json
+from spin.stages.table import STAGES
+from tests.models.tiny import copy_project, miniature_params, write_params
 
 
 def dvc(root: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "dvc", *arguments]
     return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+SEEN = """
+import atexit, json, os, sys
+
+def tell():
+    if sys.argv[0].endswith(("spin/__main__.py", "-m")) or "spin.cli" in sys.modules:
+        names = sorted(name for name in sys.modules if name.partition(".")[0] == "spin")
+        with open(os.path.join(os.environ["SPIN_SEEN"], f"{os.getpid()}.json"), "w") as file:
+            json.dump({"command": sys.argv[1:], "modules": names}, file)
+
+atexit.register(tell)
+"""
+"""A sitecustomize.py: every `python -m spin` writes down the modules that it imported."""
+
+
+SHARED = {f"spin.{name}" for name in ("stages.work", "runtime.devices", "runtime.progress", "runtime.shards")}
+"""Loaded with a stage's module for the sake of other stages in it."""
+
+
+def loaded_by_stage(folder: Path) -> dict[str, set[str]]:
+    """Stage -> modules that its commands loaded."""
+    loaded: dict[str, set[str]] = {}
+    for file in folder.glob("*.json"):
+        seen = read_json(file)
+        stage = seen["command"][0].replace("-", "_")
+        stage = "baseline" if "dpo" in seen["command"] and stage == "train" else stage
+        loaded[stage] = loaded.get(stage, set()) | set(seen["modules"])
+    return loaded
 
 
 def run(root: Path) -> Any:
@@ -43,9 +74,16 @@ def test_the_whole_loop_and_what_a_change_reruns(
     copy_project(tmp_path, raw)
     dvc(tmp_path, "init", "--no-scm", "-q")
 
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SEEN)
+    (tmp_path / "seen").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("SPIN_SEEN", str(tmp_path / "seen"))
+
     first = run(tmp_path)
     assert first.is_completed(), first.message
-    assert first.message == "20 stages ran, 0 were cached."
+    assert first.message == "21 stages ran, 0 were cached."
+    monkeypatch.delenv("PYTHONPATH")
     summary = read_json(tmp_path / "outputs/tables/test/summary.json")
     assert summary["champion"] in ("iter1", "iter2")
     assert set(summary["win_rate_over_base"]) >= {"dpo", "iter1", "iter2"}
@@ -56,6 +94,42 @@ def test_the_whole_loop_and_what_a_change_reruns(
     # DVC agrees that nothing is left to do.
     assert "up to date" in dvc(tmp_path, "status")
     assert "up to date" in dvc(tmp_path, "repro")
+
+    # What a stage depends on is what its command really loads, beyond what every command does.
+    loaded = loaded_by_stage(tmp_path / "seen")
+    assert loaded.keys() == STAGES.keys() - {"released", "reference", "continual"}
+    always = loaded["code"].union(
+        *(code_of(f"spin.{name}") for name in ("stages.preflight", "tracking.stage_log"))
+    )
+    always |= set(code_of("spin.tracking.runs"))  # what is refused before the work and what is told after it
+    for name in loaded.keys() - {"code"}:
+        modules, depends_on = loaded[name], read_json(tmp_path / f"outputs/code/{name}.json")
+        missing = modules - always - SHARED - set(depends_on) - {STAGES[name].module}
+        assert not missing, f"{name} runs code that it does not depend on: {sorted(missing)}"
+
+    # A comment, a docstring and a blank line in a model family retrain nothing.
+    family = tmp_path / "spin/models/stable_diffusion.py"
+    text = family.read_text()
+    commented = text.replace(
+        "        dtype = next(", "        # In the network's own format.\n\n        dtype = next("
+    )
+    family.write_text(commented.replace('"""The UNet\'s prediction', '"""What the UNet predicts, as it is'))
+    ran = dvc(tmp_path, "repro")
+    assert [line for line in ran.splitlines() if line.startswith("Running")] == ["Running stage 'code':"]
+    again = run(tmp_path)
+    assert again.message == "0 stages ran, 21 were cached."
+
+    # A changed constant there makes stale what the family takes part in.
+    family.write_text(
+        text.replace("self.tokenizer.model_max_length)", "self.tokenizer.model_max_length - 1)")
+    )
+    dvc(tmp_path, "repro", "code")
+    stale = {line.split(":")[0] for line in dvc(tmp_path, "status").splitlines() if line[:1].strip()}
+    assert {"cache", "opponents@iter1", "train@iter1", "generate@test-base"} <= stale
+    assert not {"data", "prompt_set@test", "score@test-base", "tables@test"} & stale
+    family.write_text(text)
+    dvc(tmp_path, "repro", "code")
+    assert "up to date" in dvc(tmp_path, "status")
 
     # Another learning rate in iteration 2 reruns iteration 2 and what follows from it.
     raw["iterations"]["iter2"]["learning_rate"] = 2e-3
@@ -71,7 +145,7 @@ def test_the_whole_loop_and_what_a_change_reruns(
     second = run(tmp_path)
     assert second.is_completed(), second.message
     assert (
-        second.message == "6 stages ran, 14 were cached."
+        second.message == "6 stages ran, 15 were cached."
     )  # train, generate, score, tables, report, register
 
     # Removing an iteration's outputs does the same, with the same result.

@@ -11,7 +11,6 @@ captions), the preprocessing, the encoder's weights and the number format. Shard
 of unfinished stages and found there again by their digest, so new images cost only the shards that they are in.
 """
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,20 +22,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spin import models
-from spin.data.images import open_rgb, to_pixel_values
 from spin.data.manifest import read_manifest, read_pairs, read_prompts
-from spin.data.tensors import ShardedTensors, holds, save_shard
 from spin.errors import DataError
-from spin.files import read_json, read_parquet, replacing_dir, sha256_file, sha256_tree, write_json
-from spin.models import Conditioning, LatentDiffusion
-from spin.processes import process_state
-from spin.progress import Progress
-from spin.shards import link_or_copy, my_shards, progress_over, wait_for_all, work_key
+from spin.models.conditioning import Conditioning
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.runtime.code import code_digest
+from spin.runtime.devices import process_state
+from spin.runtime.files import read_json, read_parquet, replacing_dir, sha256_file, write_json
+from spin.runtime.images import open_rgb, to_pixel_values
+from spin.runtime.progress import Progress
+from spin.runtime.shards import link_or_copy, my_shards, progress_over, wait_for_all, work_key
+from spin.runtime.tensors import ShardedTensors, holds, save_shard
 
 SHARD_SIZE = 1024
 PREPROCESSING = {"latents": "rgb in [-1, 1], fp32", "captions": "as they are, fp32"}
 """What happens to an image or a caption before its encoder; part of every digest."""
+_ENCODING_CODE = ("spin.models.checkpoint:load_model", "spin.models.latent_diffusion", "spin.runtime.images")
+"""After a change in the meaning of this nothing that was stored before is used."""
 _FILES = {"latents": "posteriors", "captions": "text"}
 
 
@@ -92,12 +94,6 @@ def write_cache(
         write_json(folder / "cache.json", {"encoders": encoders, **keys})
 
 
-@functools.cache
-def _encoding_code() -> str:
-    """A digest of the code that encodes: after a change in it nothing stored before is used."""
-    return sha256_tree(Path(models.__file__).parent, "**/*.py")
-
-
 def _names(data: Path) -> tuple[list[str], list[str]]:
     """Every image to encode and every caption, the empty one first, each once."""
     manifest = read_manifest(data)
@@ -131,7 +127,11 @@ def _write_part(
 
     def key_of(rows: range) -> str:
         return work_key(
-            part, PREPROCESSING[part], _encoding_code(), encoder, list(contents[rows.start : rows.stop])
+            part,
+            PREPROCESSING[part],
+            code_digest(*_ENCODING_CODE),
+            encoder,
+            list(contents[rows.start : rows.stop]),
         )
 
     starts = range(0, len(contents), SHARD_SIZE)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spin.files import write_json
+from spin.runtime.files import write_json
 
 
 @dataclass

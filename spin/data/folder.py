@@ -13,7 +13,7 @@ from spin.data.card import DataCard
 from spin.data.seen import Seen
 from spin.data.writer import CaptionedImage, DataSetWriter
 from spin.errors import DataError
-from spin.params import FolderData
+from spin.params.data import FolderData
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 FILE_COLUMN, TEXT_COLUMN = "file_name", "text"

@@ -21,10 +21,12 @@ from typing import Any, Self
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
+from torch import Tensor
 
 from spin.errors import DataError
-from spin.files import read_parquet, sha256_file
+from spin.runtime.files import read_parquet, sha256_file
 
 ROWS_HELD = 1024
 """Rows a table writer holds before it writes them out."""
@@ -41,6 +43,8 @@ PAIR_SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in (*CROP, *(f"{name}_l" for name in CROP))]
 )
 PROMPT_COLUMNS = ["prompt_id", "prompt", "category"]
+GEOMETRY = ["original_height", "original_width", "crop_top", "crop_left", "height", "width"]
+"""Columns of the manifest, in the order of SDXL's time ids (Podell et al. 2023, arXiv:2307.01952, section 2.2)."""
 
 
 class TableWriter:
@@ -140,3 +144,8 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} must exist, found none; run `spin data` first.")
     return read_parquet(path)
+
+
+def geometry_of(rows: pd.DataFrame) -> Tensor:
+    """What SDXL is told of the images of manifest rows besides their captions: geometry (B, 6), in pixels."""
+    return torch.tensor(rows[GEOMETRY].to_numpy(dtype="float32"))

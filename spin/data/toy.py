@@ -15,7 +15,7 @@ from spin.data.manifest import (
     write_prompts,
 )
 from spin.errors import DataError
-from spin.params import ToyData
+from spin.params.data import ToyData
 from spin.seeding import derive_seed
 from spin.toy.world import preference_pair, split_scenes, to_uint8
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from spin.data.captions import HeldOut, note_length
 from spin.data.card import DataCard
-from spin.data.images import PreparedImage, UnusableImageError, prepare_image
+from spin.data.images import PreparedImage, prepare_image
 from spin.data.manifest import (
     CROP,
     MANIFEST_SCHEMA,
@@ -28,6 +28,7 @@ from spin.data.manifest import (
 from spin.data.seen import Seen
 from spin.errors import DataError
 from spin.params.data import ImageData
+from spin.runtime.images import UnusableImageError
 
 logger = logging.getLogger(__name__)
 

@@ -1,5 +1,6 @@
 """How a result is judged: statistics, tables, figures and the report.
 
-`statistics` is mathematics on arrays; `results` loads the scores of all models and refuses what cannot be
-compared; `measures` computes every number with its interval; `tables`, `figures` and `report` only show them.
+May import `prompts`, `models` and what stands after them. Read first: `statistics` (mathematics on arrays), then
+`results` (loads scores, refuses what cannot be compared) and `measures` (every number with its interval); `tables`,
+`figures` and `report` only show them.
 """

@@ -20,8 +20,8 @@ from spin.evaluation.statistics import (
 )
 from spin.evaluation.styles import is_benchmark, style_report, style_table
 from spin.evaluation.table import Table
-from spin.files import read_json, read_parquet, write_json
-from spin.params import TableParams
+from spin.params.evaluation import TableParams
+from spin.runtime.files import read_json, read_parquet, write_json
 
 FEW = 10
 """Up to so many prompts each gets a column of its own."""

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from spin.evaluation.labels import AVERAGE, scorer_label
 from spin.evaluation.statistics import bootstrap, percentile_interval, resample_prompts
-from spin.params import TableParams
+from spin.params.evaluation import TableParams
 
 PATHS = {
     "stay": ("going on inside the iteration", "#c8553d"),

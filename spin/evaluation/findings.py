@@ -7,7 +7,7 @@ import pandas as pd
 from spin.evaluation.labels import AVERAGE, model_label, scorer_label
 from spin.evaluation.measures import Measures
 from spin.evaluation.notes import ceiling_line
-from spin.params import Params
+from spin.params.schema import Params
 
 FEW_PROMPTS = 30
 """Below which a percentile bootstrap covers noticeably less than it says."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from spin.errors import EvaluationError
 from spin.evaluation.labels import model_label
-from spin.files import read_parquet
+from spin.runtime.files import read_parquet
 
 TILE = 256
 """Side of a picture in the grid, in pixels."""

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from spin.errors import EvaluationError
+from spin.method.exact import exact_forwards
 from spin.models.checkpoint import weights_digest
-from spin.objectives.exact import exact_forwards
-from spin.params import Params
+from spin.params.schema import Params
 
 
 class ModelLineage(NamedTuple):

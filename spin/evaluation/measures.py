@@ -21,7 +21,7 @@ from spin.evaluation.statistics import (
     sign_flip_test,
     winning_interval,
 )
-from spin.params import TableParams
+from spin.params.evaluation import TableParams
 
 NUM_PERMUTATIONS = 9999
 """Random sign flips of a paired test: the smallest p-value it can give is 1e-4."""

@@ -24,8 +24,8 @@ from spin.evaluation.measures import Measures
 from spin.evaluation.notes import comparisons_line
 from spin.evaluation.table import Table
 from spin.evaluation.tables import build_tables, read_tables
-from spin.files import replacing_dir
-from spin.params import Params
+from spin.params.schema import Params
+from spin.runtime.files import replacing_dir
 
 LARGEST = 512
 """Side in pixels beyond which a gallery picture is scaled down for the page."""

@@ -11,8 +11,8 @@ import pandas as pd
 from spin.errors import EvaluationError
 from spin.evaluation.labels import AVERAGE
 from spin.evaluation.statistics import Floats, reduce_images
-from spin.files import read_json, read_parquet
-from spin.params import Params
+from spin.params.schema import Params
+from spin.runtime.files import read_json, read_parquet
 
 KEYS = ["prompt_id", "image_index"]
 

@@ -20,8 +20,8 @@ from spin.evaluation.notes import (
 )
 from spin.evaluation.results import Results, load_results
 from spin.evaluation.table import Table, rows_of
-from spin.files import read_json, replacing_dir, write_json
-from spin.params import Params
+from spin.params.schema import Params
+from spin.runtime.files import read_json, replacing_dir, write_json
 
 
 def write_tables(params: Params, scores: Path, out: Path, references: Sequence[str] = ()) -> None:

@@ -1,29 +1,5 @@
-"""Model families behind one small interface."""
+"""Model families behind one interface: Stable Diffusion 1 and 2, XL and 3.
 
-from spin.models.checkpoint import (
-    load_denoiser,
-    load_model,
-    read_reference,
-    reference_of,
-    released_reference,
-    save_checkpoint,
-)
-from spin.models.conditioning import Conditioning
-from spin.models.latent_diffusion import LatentDiffusion
-from spin.models.sd3 import StableDiffusion3
-from spin.models.sdxl import StableDiffusionXL
-from spin.models.stable_diffusion import StableDiffusion
-
-__all__ = [
-    "Conditioning",
-    "LatentDiffusion",
-    "StableDiffusion",
-    "StableDiffusion3",
-    "StableDiffusionXL",
-    "load_denoiser",
-    "load_model",
-    "read_reference",
-    "reference_of",
-    "released_reference",
-    "save_checkpoint",
-]
+May import `method`, `params`, `runtime` and what stands after them. Read first: `latent_diffusion` (the interface), then
+`stable_diffusion`; `checkpoint` loads and saves, `lora` the adapters, `find` the places weights come from, `flops` counts.
+"""

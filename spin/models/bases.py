@@ -15,8 +15,8 @@ from spin.models.families import (
     parts_present,
     prediction_type_of,
 )
+from spin.models.find import Found, find_denoiser, find_pipeline, find_single_file, read_config
 from spin.models.latent_diffusion import LatentDiffusion
-from spin.models.sources import Found, find_denoiser, find_pipeline, find_single_file, read_config
 
 
 @dataclass(frozen=True)

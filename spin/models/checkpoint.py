@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from spin.errors import ModelError
-from spin.files import read_json, sha256_tree, write_json
 from spin.models.bases import Base, find_base, find_overlay
 from spin.models.digests import weights_digest_of
 from spin.models.families import FAMILIES
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import fuse_adapter, has_adapter, write_adapter
 from spin.models.reading import read_folder, read_network, read_single_file
-from spin.params import BaseParams, UnetParams
+from spin.params.model import BaseParams, UnetParams
+from spin.runtime.files import read_json, sha256_tree, write_json
 
 MODEL_FILE = "model.json"
 

@@ -4,11 +4,11 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from spin.files import sha256_file
+from spin.runtime.files import sha256_file
 
 
 def weights_digest_of(place: Path) -> str:
-    """SHA-256 of a weights file, or of a folder's safetensors files and their names (as `spin.files.sha256_tree`)."""
+    """SHA-256 of a weights file, or of a folder's safetensors files and their names (as `spin.runtime.files.sha256_tree`)."""
     if place.is_file():
         return _file_digest(place)
     digest = hashlib.sha256()

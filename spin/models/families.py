@@ -7,10 +7,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from spin.errors import ModelError
+from spin.models.find import read_config
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.sd3 import StableDiffusion3
 from spin.models.sdxl import StableDiffusionXL
-from spin.models.sources import read_config
 from spin.models.stable_diffusion import StableDiffusion
 
 _BENT_GRIDS = (

@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from spin.method.schedule import NoiseSchedule
 from spin.models.conditioning import Conditioning
-from spin.schedule import NoiseSchedule
 
 
 class LatentDiffusion(ABC):

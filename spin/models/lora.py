@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from spin.errors import ModelError, ParamsError
-from spin.files import sha256_file
-from spin.params import LoraParams
+from spin.params.training import LoraParams
+from spin.runtime.files import sha256_file
 from spin.seeding import generator_for
 
 LORA_FOLDER = "lora"

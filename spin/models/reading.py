@@ -7,8 +7,8 @@ import torch
 
 from spin.errors import ModelError
 from spin.models.families import parts_present
+from spin.models.find import read_config
 from spin.models.latent_diffusion import LatentDiffusion
-from spin.models.sources import read_config
 
 
 def read_folder(

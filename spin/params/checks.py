@@ -1,14 +1,10 @@
 """What must hold between sections of params.yaml. Each check raises `ValueError`, which the reader turns into a sentence."""
 
-from typing import TYPE_CHECKING
-
+from spin.params.sections import ParamSections
 from spin.params.training import StageParams
 
-if TYPE_CHECKING:
-    from spin.params import Params
 
-
-def check_chain(params: "Params") -> None:
+def check_prev(params: ParamSections) -> None:
     """Every `prev` exists and following it ends at the base."""
     stages: dict[str, StageParams] = {
         f"iterations.{name}": stage for name, stage in params.iterations.items()
@@ -28,7 +24,7 @@ def check_chain(params: "Params") -> None:
             prev = params.iterations[prev].prev
 
 
-def check_evaluation_only(params: "Params") -> None:
+def check_evaluation_only(params: ParamSections) -> None:
     """Without training data nothing trains, and prompts come from elsewhere."""
     trained = [*params.iterations, *params.baselines]
     if trained:
@@ -43,7 +39,7 @@ def check_evaluation_only(params: "Params") -> None:
         )
 
 
-def check_names(params: "Params") -> None:
+def check_names(params: ParamSections) -> None:
     """Model names are unique, and evaluation names the models and scorers that exist."""
     models = ["base", *params.released, *params.baselines, *params.iterations]
     twice = sorted(name for name in set(models) if models.count(name) > 1)
@@ -71,7 +67,7 @@ def check_names(params: "Params") -> None:
                 raise ValueError(f"{key} must name some of {', '.join(known)}, got {name}; correct the name")
 
 
-def check_sections(params: "Params") -> None:
+def check_sections(params: ParamSections) -> None:
     """What one section asks of another."""
     if params.objective.kind == "exact" and params.opponents.drawn_by != "previous":
         raise ValueError(
@@ -105,7 +101,7 @@ def check_sections(params: "Params") -> None:
         )
 
 
-def check_continual(params: "Params") -> None:
+def check_continual(params: ParamSections) -> None:
     """A comparison names an iteration, the one after it, a prompt set, and a stride that meets the end."""
     for key, chosen in params.continual.items():
         where = f"continual.{key}"

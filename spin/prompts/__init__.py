@@ -1,7 +1,4 @@
-"""Prompt sets for evaluation: the published ones, their counts checked, and any file of prompts."""
+"""Prompt sets for evaluation: the published ones, their counts checked, and any file of prompts.
 
-from spin.prompts.named import NAMED
-from spin.prompts.sets import load_prompt_set
-
-__all__ = ["NAMED", "load_prompt_set"]
-"""`load_prompt_set(spec, source=None)` is the way in; `NAMED` lists the sets that have a name."""
+May import `data` and what stands after it. Read first: `sets` (the way in), then `named` (the sets that have a name).
+"""

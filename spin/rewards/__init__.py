@@ -1,10 +1,5 @@
 """Reward models, and how folders of images are scored with them.
 
-`load_scorer` makes one by name; `score_folder` scores a model's samples, `score_images` any folder of images.
+May import `toy`, `params`, `runtime` and what stands after them. Read first: `base` (what a scorer is), then `loading`
+(a scorer by its name) and `scoring` (a folder of images); each other module is one published scorer or a part of it.
 """
-
-from spin.rewards.base import Scorer
-from spin.rewards.registry import load_scorer
-from spin.rewards.scoring import score_folder, score_images
-
-__all__ = ["Scorer", "load_scorer", "score_folder", "score_images"]

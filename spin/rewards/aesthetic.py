@@ -22,7 +22,7 @@ from spin.rewards.base import TorchScorer, at_least_float32
 from spin.rewards.clip import IGNORED, WEIGHTS
 from spin.rewards.heads import head_for
 from spin.rewards.preprocess import clip_pixels, stack
-from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256, without_weights
+from spin.rewards.weights import Source, load_strictly, read_state, weights_sha256, without_weights
 
 TEXT_HALF = ("text_model.", "text_projection.", "logit_scale")
 HEADS = {

@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from spin.errors import ScoreError
 from spin.rewards.base import TorchScorer, cosine
 from spin.rewards.preprocess import clip_pixels, stack
-from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256, without_weights
+from spin.rewards.weights import Source, load_strictly, read_state, weights_sha256, without_weights
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 IGNORED = ("embeddings.position_ids",)  # buffers that transformers < 4.31 saved

@@ -24,7 +24,7 @@ from spin.errors import ScoreError
 from spin.rewards.base import TorchScorer, cosine
 from spin.rewards.clip import clip_tokenizer
 from spin.rewards.preprocess import hps_pixels, stack
-from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256, without_weights
+from spin.rewards.weights import Source, load_strictly, read_state, weights_sha256, without_weights
 
 PUBLISHED_WEIGHTS = {"hps": "HPS_v2_compressed.pt", "hps_v21": "HPS_v2.1_compressed.pt"}
 VERSIONS = {"hps": "HPS v2.0", "hps_v21": "HPS v2.1"}

@@ -25,7 +25,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 from spin.rewards.base import TorchScorer, at_least_float32
 from spin.rewards.heads import AffineMlp
 from spin.rewards.preprocess import image_reward_pixels, stack
-from spin.rewards.sources import Source, load_strictly, read_state, weights_sha256, without_weights
+from spin.rewards.weights import Source, load_strictly, read_state, weights_sha256, without_weights
 
 REWARD_MEAN, REWARD_STD = 0.16717362830052426, 1.0333394966054072
 """Of the published model's rewards, from its code."""

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from spin.data.images import known_formats
 from spin.errors import ScoreError
+from spin.runtime.images import known_formats
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 METADATA = ("manifest.parquet", "metadata.csv", "metadata.jsonl")

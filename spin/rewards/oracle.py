@@ -1,16 +1,13 @@
 """The embedded world's oracle in the shape of a reward model: what an image shows, read from its pixels."""
 
-import hashlib
-from pathlib import Path
-
 import torch
 from PIL import Image
 from torch import Tensor
 
 from spin.errors import DataError, ScoreError
-from spin.files import sha256_file
 from spin.rewards.base import check_batch
-from spin.toy import oracle, world
+from spin.runtime.code import code_digest
+from spin.toy import oracle
 
 SCALES = {
     "oracle_psnr": "dB to the correct rendering",
@@ -19,13 +16,12 @@ SCALES = {
 
 
 class OracleScorer:
-    """`oracle_psnr` or `oracle_attributes`; has no weights, so its hash is that of the world's source code."""
+    """`oracle_psnr` or `oracle_attributes`; has no weights, so its hash is that of the world's code."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.scale = SCALES[name]
-        digests = [sha256_file(Path(module.__file__)) for module in (oracle, world) if module.__file__]
-        self.sha256 = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        self.sha256 = code_digest("spin.toy.oracle")
         self.version = f"embedded world {self.sha256[:8]}"
 
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:

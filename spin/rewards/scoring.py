@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 
 from spin.errors import ScoreError
-from spin.files import read_json, read_parquet, replacing_dir, replacing_file, write_json
-from spin.progress import Progress
 from spin.rewards.base import Scorer
 from spin.rewards.listing import check_listing, is_single_colour, open_image, read_listing
+from spin.runtime.files import read_json, read_parquet, replacing_dir, replacing_file, write_json
+from spin.runtime.progress import Progress
 
 KEYS = ["prompt_id", "prompt", "category", "image_index", "seed"]
 

@@ -1,1 +1,4 @@
-"""The embedded default: a small world of rendered scenes, a base model of it and scorers trained on it."""
+"""The embedded world: rendered scenes of two shapes with captions, an oracle that reads pixels, and shipped assets.
+
+May import `seeding` and `errors`. Read first: `world`, then `oracle`; `assets/CARD.md` says how good the models are.
+"""

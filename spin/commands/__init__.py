@@ -1,1 +1,0 @@
-"""Commands that are no stage of the pipeline; `spin.cli` registers them."""

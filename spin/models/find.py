@@ -1,0 +1,134 @@
+"""Where weights come from: the embedded base, a folder, a hub repository, a single file. Finds, checks nothing inside."""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spin.errors import FileError, ModelError
+from spin.runtime.files import read_json
+
+_HUB_EXTRAS = ["*.fp16.*", "*.fp16-*", "*non_ema*", "safety_checker/*", "*.onnx*"]
+
+
+class Found(NamedTuple):
+    """A folder in diffusers layout, or of one network."""
+
+    folder: Path
+    revision: str | None
+    """The hub's commit; None for a folder of the user's, whose weights are known by their digest."""
+
+
+def embedded_base() -> Path:
+    """Folder of the base model that comes with the package."""
+    return Path(str(resources.files("spin.toy") / "assets" / "base"))
+
+
+def find_pipeline(key: str, source: str, revision: str | None, configs_only: bool = False) -> Found:
+    """Find a model in diffusers layout: `embedded`, a folder, or a hub id at a revision (fetched if it is not here).
+
+    `key` is the parameter that names it, for messages. Raises `ModelError` if there is none.
+    """
+    if source == "embedded":
+        return Found(_without_revision(key, embedded_base(), revision), None)
+    if Path(source).is_dir():
+        return Found(_without_revision(key, Path(source), revision), None)
+    _check_hub_id(key, source, "'embedded', a folder in diffusers layout, a .safetensors file or a hub id")
+    index = _from_hub(key, source, revision, ["model_index.json"])
+    entries = read_config(index / "model_index.json", source)
+    weights = [] if configs_only else ["*.safetensors"]
+    patterns = ["*.json", "*.txt", "*.model", *weights]
+    parts = [part for part, entry in entries.items() if isinstance(entry, list) and entry[0]]
+    folder = _from_hub(
+        key, source, index.name, [f"{part}/{pattern}" for part in parts for pattern in patterns]
+    )
+    return Found(folder, folder.name)
+
+
+def find_single_file(source: str, revision: str | None) -> Path | None:
+    """Return the path if `source` is a single weights file, None if it is something else.
+
+    Raises `ModelError` for a pickle, for a file that is not there, or for a revision, which a file does not have.
+    """
+    path = Path(source)
+    if path.suffix != ".safetensors" or path.is_dir():
+        return None
+    if not path.is_file():
+        raise ModelError(f"base.source must be a model, but there is no file {source}; correct the path.")
+    return _without_revision("base", path, revision)
+
+
+def find_denoiser(key: str, source: str, revision: str | None, part: str) -> Found:
+    """Find a repository or folder that holds one denoiser, at its root or in the folder `part`.
+
+    Returns the folder with config.json; raises `ModelError` if there is none.
+    """
+    if Path(source).is_dir():
+        root, commit = _without_revision(key, Path(source), revision), None
+    else:
+        _check_hub_id(f"{key}.source", source, "a folder or a hub id")
+        files = ["config.json", "*.safetensors.index.json", "diffusion_pytorch_model*.safetensors"]
+        wanted = [*files, *(f"{part}/{file}" for file in files), "scheduler/*.json"]
+        root = _from_hub(f"{key}.source", source, revision, wanted)
+        commit = root.name
+    for folder in (root / part, root):
+        if (folder / "config.json").is_file():
+            return Found(folder, commit)
+    raise ModelError(
+        f"{key}.source must hold a denoiser's config.json at its root or in {part}/, found none in {source}; "
+        "name a repository that has one."
+    )
+
+
+def _without_revision(key: str, path: Path, revision: str | None) -> Path:
+    if revision is not None:
+        raise ModelError(
+            f"{key.removesuffix('.config')}.revision must be null for a folder or file, got {revision} with {path}; its weights are "
+            "recorded by their digest, so set the revision to null."
+        )
+    return path
+
+
+def _check_hub_id(key: str, source: str, expected: str) -> None:
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise ModelError(
+            f"{_source_key(key)} must be {expected} owner/name, but there is no folder {source}; correct the path."
+        )
+
+
+def _source_key(key: str) -> str:
+    return "base.source" if key == "base" else key
+
+
+def _from_hub(key: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                source, revision=revision, allow_patterns=list(patterns), ignore_patterns=_HUB_EXTRAS
+            )
+        )
+    except Exception as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        at = "" if revision is None else f" at revision {revision}"
+        raise ModelError(
+            f"{_source_key(key)} must be a folder or a model the hub has, but {source}{at} is neither here nor to be "
+            f"had ({cause}); check the name, the network and HF_TOKEN."
+        ) from None
+
+
+def read_config(path: Path, source: str) -> dict[str, Any]:
+    """Read a config of a model; raises `ModelError` naming `source` if it is missing or no JSON object."""
+    if not path.is_file():
+        raise ModelError(
+            f"{source} must be a model in diffusers layout, but it has no {path.parent.name}/{path.name}; "
+            "save it with `pipeline.save_pretrained`."
+        )
+    try:
+        config = read_json(path)
+    except FileError:
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"{source} must hold {path.name} as JSON, but it does not parse; save it again.")
+    return config

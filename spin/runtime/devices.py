@@ -1,0 +1,29 @@
+"""This process among those that a launcher (`accelerate launch`, `torchrun`) started, its device, and number formats."""
+
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Number formats by their names in params.yaml."""
+
+PATIENCE = timedelta(days=1)
+"""How long a process waits for the others. A shard of opponents takes longer than the ten minutes that torch allows, and
+the one that still draws it would be ended with those that gave up; of a process that died the launcher tells at once."""
+
+
+def process_state() -> PartialState:
+    """Rank, number of processes, device. On a machine without CUDA launched processes talk through gloo.
+
+    Ask here and not accelerate itself, which takes launched processes on a CPU for strangers unless it is told.
+    """
+    launched_on_cpu = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return PartialState(cpu=launched_on_cpu or use_cpu, timeout=PATIENCE)
+
+
+def default_device() -> str:
+    """The accelerator if there is one, else the CPU."""
+    return str(process_state().device)

@@ -1,0 +1,48 @@
+"""Where a result comes from: code revision and content hashes as DVC computes them."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+
+import yaml
+
+
+def git_revision(root: Path) -> tuple[str, bool]:
+    """Return the commit of `root` and whether tracked files differ from it; ("unknown", False) without git."""
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return "unknown", False
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
+
+
+def content_md5(path: Path) -> str:
+    """Return the hash under which DVC keeps a file, or a folder (which ends in `.dir`)."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "md5").hexdigest()
+    files = sorted(inner.relative_to(path).as_posix() for inner in path.rglob("*") if inner.is_file())
+    listing = [{"md5": content_md5(path / name), "relpath": name} for name in files]
+    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
+
+
+def recorded_md5s(root: Path) -> dict[str, str]:
+    """Return path -> md5 of every output in dvc.lock; empty where there is none.
+
+    The output of the stage that is running stands there with the hash of its last run, or not yet.
+    """
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        return {}
+    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    return {
+        out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out
+    }

@@ -1,0 +1,83 @@
+"""Long row-by-row work in resumable shards: each is a folder that is either complete or not there.
+
+Several processes (`accelerate launch`) share the shards of a stage by turns; they need a folder that all of them see.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spin.runtime.devices import process_state
+from spin.runtime.files import replacing_dir
+from spin.runtime.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+
+def work_key(*parts: Any) -> str:
+    """A digest of everything the work depends on; other parameters or inputs never continue this work."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def my_shards(num_rows: int, shard_size: int) -> list[tuple[int, range]]:
+    """The shards of this process, each with its number and its rows."""
+    process = process_state()
+    starts = enumerate(range(0, num_rows, shard_size))
+    shards = [(index, range(start, min(start + shard_size, num_rows))) for index, start in starts]
+    return shards[process.process_index :: process.num_processes]
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here, so that all shards are there."""
+    process_state().wait_for_everyone()
+
+
+def write_shards(
+    work: Path,
+    num_rows: int,
+    shard_size: int,
+    write_shard: Callable[[range, Path, Progress], None],
+    label: str,
+    unit: str,
+) -> None:
+    """Fill `work` with shard-00000, shard-00001, ...; a killed run continues from those that are there.
+
+    `write_shard(rows, folder, progress)` computes one shard into an existing empty folder and counts its rows. Files
+    that `work` does not hold as a finished shard are made again. Returns when the shards of all processes are there.
+    """
+    shards = my_shards(num_rows, shard_size)
+    missing = [(index, rows) for index, rows in shards if not (work / f"shard-{index:05d}").is_dir()]
+    with progress_over(label, unit, shards, missing) as progress:
+        for index, rows in missing:
+            with replacing_dir(work / f"shard-{index:05d}") as folder:
+                write_shard(rows, folder, progress)
+    wait_for_all()
+
+
+def progress_over(
+    label: str, unit: str, shards: Sequence[tuple[int, range]], missing: Sequence[tuple[int, range]]
+) -> Progress:
+    """Progress over the rows of `shards`, of which all but the `missing` ones are there and take no time."""
+    total, left = (sum(len(rows) for _, rows in part) for part in (shards, missing))
+    if left < total:
+        logger.info("%s: %d of %d %s are kept from an earlier run", label, total - left, total, unit)
+    return Progress(label, total, unit, done=total - left)
+
+
+def collect_shards(work: Path, out: Path) -> None:
+    """Put the finished shards of `work` into the folder `out` as well: what is killed after this finds them again."""
+    for shard in sorted(work.glob("shard-*")):
+        shutil.copytree(shard, out / shard.name, copy_function=link_or_copy)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """A second name for a file that nobody writes in place; a copy where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

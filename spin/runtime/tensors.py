@@ -1,0 +1,87 @@
+"""Tensors of a data set in safetensors shards: written with a digest of their content, read by row."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spin.errors import DataError
+from spin.runtime.files import replacing_file
+
+KEY = "spin.key"
+"""The one metadata entry of a shard: a digest of what it encodes and how."""
+
+
+def save_shard(path: Path, tensors: dict[str, Tensor], key: str) -> None:
+    """Write the tensors, equally many rows in each, and the digest `key` of their content; all or nothing."""
+    with replacing_file(path) as temporary:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata={KEY: key}
+        )
+
+
+def holds(path: Path, key: str) -> bool:
+    """Whether `path` is a whole shard of the content `key`; a file cut short or of other content is not."""
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as shard:
+            return (shard.metadata() or {}).get(KEY) == key
+    except Exception:  # whatever the reader makes of a torn file
+        return False
+
+
+class ShardedTensors:
+    """Rows of the safetensors files of a folder of shards, read on demand; memory does not grow with the data set."""
+
+    def __init__(self, folder: Path, file: str, keys: Sequence[str] | None = None) -> None:
+        """Open `folder`/shard-*/`file`.safetensors.
+
+        Raises `DataError` if there is none, if one is torn, or if they are not those with the digests `keys`.
+        """
+        paths = sorted(folder.glob(f"shard-*/{file}.safetensors"))
+        if not paths:
+            raise DataError(
+                f"{folder} must hold shards of {file}, found none; run the stage that makes them again."
+            )
+        try:
+            self._shards: list[Any] = [safe_open(path, framework="pt") for path in paths]
+        except Exception as error:
+            raise DataError(
+                f"{folder} holds a torn shard ({error}); run the stage that makes it again."
+            ) from None
+        if keys is not None:
+            self._check_keys(folder, keys)
+        self.names = sorted(self._shards[0].keys())
+        """Of the tensors in every shard."""
+        sizes = [shard.get_slice(self.names[0]).get_shape()[0] for shard in self._shards]
+        self._ends = np.cumsum(sizes)
+
+    def _check_keys(self, folder: Path, keys: Sequence[str]) -> None:
+        found = [(shard.metadata() or {}).get(KEY) for shard in self._shards]
+        if found != list(keys):
+            stale = sum(key not in keys for key in found)
+            raise DataError(
+                f"{folder} must hold the {len(keys)} shards that its cache.json lists, found {len(found)}, {stale} of "
+                "them stale; run `spin cache` again."
+            )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def rows(self, name: str, rows: Iterable[int]) -> Tensor:
+        """Gather rows of the tensor `name`, in the order given: (len(rows), ...)."""
+        return torch.stack([self._row(name, int(row)) for row in rows])
+
+    def _row(self, name: str, row: int) -> Tensor:
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        shard = int(np.searchsorted(self._ends, row, side="right"))
+        start = int(self._ends[shard - 1]) if shard else 0
+        tensor: Tensor = self._shards[shard].get_slice(name)[row - start]
+        return tensor

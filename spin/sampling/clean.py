@@ -1,0 +1,34 @@
+"""The ceiling of the embedded world: perfect images, as the base's VAE can show them."""
+
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.params.schema import Params
+from spin.runtime.files import write_json
+from spin.runtime.images import to_pixel_values
+from spin.sampling.samples import protocol_of
+from spin.toy.oracle import clean_image
+from spin.toy.world import parse_caption
+
+
+def write_clean_samples(out: Path, diffusion: LatentDiffusion, prompts: Path, params: Params) -> None:
+    """Render each evaluation prompt cleanly and pass it through the VAE, into the existing empty folder `out`.
+
+    The layout is that of a model's samples; one image stands for each image index, since nothing is random in it.
+    """
+    evaluate = params.evaluate
+    (out / "images").mkdir()
+    rows = []
+    for position, prompt in enumerate(pd.read_parquet(prompts).to_dict("records")):
+        clean = clean_image(parse_caption(str(prompt["prompt"])))
+        mean, _ = diffusion.encode_images(to_pixel_values([clean]))
+        image = Image.fromarray(diffusion.decode_latents(diffusion.scale(mean))[0].numpy())
+        for index in range(evaluate.images_per_prompt):
+            name = f"images/{position:05d}-{index}.png"
+            image.save(out / name)
+            rows.append({**prompt, "image_index": index, "seed": evaluate.seed, "image": name})
+    pd.DataFrame(rows).to_parquet(out / "manifest.parquet", index=False)
+    write_json(out / "protocol.json", protocol_of(evaluate, prompts, params.resolution))

@@ -1,0 +1,231 @@
+"""The opponent's move: earlier iterates draw images for the training captions.
+
+shard-*/images.parquet           id, row, drawn_by, flagged, png (bytes)
+shard-*/latents.safetensors      mean and logvar of the posterior, (n, C, h, w), before scaling; zeros where flagged
+index.parquet                    id, row of the manifest, drawn_by, flagged (why it is not trained on, or empty), in the
+                                 order of the shards
+preview.png                      the first few images that are not flagged
+opponents.json                   who drew them and how, and how many were flagged
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spin.data.cache import Cache
+from spin.data.manifest import geometry_of, read_manifest
+from spin.errors import DataError
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.params.sampling import OpponentParams
+from spin.runtime.files import read_json, read_parquet, write_json
+from spin.runtime.images import contact_sheet, to_pixel_values
+from spin.runtime.progress import Progress
+from spin.runtime.shards import collect_shards, write_shards
+from spin.runtime.tensors import ShardedTensors
+from spin.sampling.safety import SafetyChecker, reasons_to_skip
+from spin.sampling.sampler import sample_images
+from spin.seeding import generator_for
+
+PREVIEW_IMAGES = 32
+INDEX_COLUMNS = ["id", "row", "drawn_by", "flagged"]
+
+
+@dataclass(frozen=True)
+class OpponentStage:
+    """What an iteration's opponents are drawn from."""
+
+    iteration: str
+    iterates: Sequence[str]
+    """All that came before it, from the base to the previous one."""
+    load: Callable[[str], LatentDiffusion]
+    """An iterate by its name; one at a time is kept."""
+    data: Path
+    cache: Cache
+    params: OpponentParams
+    resolution: int
+    seed: int
+    weights: Mapping[str, str]
+    """SHA-256 of the weights of each iterate, to be compared when the images are trained on."""
+
+
+def plan_draws(ids: Sequence[str], stage: OpponentStage) -> pd.DataFrame:
+    """Who draws what: a row of `id`, `row` (of the manifest) and `drawn_by` per image, one iterate's after another's.
+
+    previous        the last iterate draws all, as in SPIN
+    mixture         each caption's image is by an iterate drawn from the stream of (seed, iteration, id)
+    all_earlier     every iterate draws every caption
+
+    The last two are fictitious self-play (Brown 1951): the opponent is the average of all past selves.
+    """
+    how, iterates = stage.params.drawn_by, stage.iterates
+
+    def drawers(identifier: str) -> Sequence[str]:
+        if how == "all_earlier":
+            return iterates
+        if how == "previous":
+            return iterates[-1:]
+        generator = generator_for("drawn by", stage.seed, stage.iteration, identifier)
+        return [iterates[int(torch.randint(len(iterates), (), generator=generator))]]
+
+    draws = [(identifier, row, name) for row, identifier in enumerate(ids) for name in drawers(identifier)]
+    frame = pd.DataFrame(draws, columns=["id", "row", "drawn_by"])
+    order = frame["drawn_by"].map({name: place for place, name in enumerate(iterates)})
+    return frame.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+
+
+def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | None = None) -> None:
+    """Draw x'_0 ~ p_{theta_k}(. | c) for every caption c of the manifest, as shards in `work`.
+
+    Each image has its own random stream, named by (seed, iteration, id). `reencode` passes the images through the
+    VAE, as the real images went; `direct` keeps the sampler's own latents, with a posterior of no width. Processes
+    share the shards; all of them are there on return.
+    """
+    manifest = read_manifest(stage.data)
+    plan = plan_draws(list(manifest["id"]), stage)
+
+    def write_shard(rows: range, folder: Path, progress: Progress) -> None:
+        draws = plan.iloc[rows.start : rows.stop]
+        frames, parts = [], []
+        for drawer in draws["drawn_by"].unique():
+            mine = draws[draws["drawn_by"] == drawer]
+            diffusion = stage.load(drawer)
+            for start in range(0, len(mine), stage.params.batch_size):
+                batch = mine.iloc[start : start + stage.params.batch_size]
+                frame, part = _draw(stage, diffusion, manifest, batch, checker)
+                frames.append(frame)
+                parts.append(part)
+                progress.update(len(batch))
+        pd.concat(frames).to_parquet(folder / "images.parquet", index=False)
+        mean, logvar = (torch.cat(side).contiguous() for side in zip(*parts, strict=True))
+        save_file({"mean": mean, "logvar": logvar}, folder / "latents.safetensors")
+
+    label = f"opponents {stage.iteration}"
+    write_shards(work, len(plan), stage.params.shard_size, write_shard, label, "images")
+
+
+def _draw(
+    stage: OpponentStage,
+    diffusion: LatentDiffusion,
+    manifest: pd.DataFrame,
+    batch: pd.DataFrame,
+    checker: SafetyChecker | None,
+) -> tuple[pd.DataFrame, tuple[Tensor, Tensor]]:
+    """Draw a batch of one iterate: its rows of images.parquet, and its posteriors (mean, logvar)."""
+    captioned = manifest.iloc[batch["row"]]
+    generators = [
+        _stream(stage, identifier, name)
+        for identifier, name in zip(batch["id"], batch["drawn_by"], strict=True)
+    ]
+    images, latents = sample_images(
+        diffusion,
+        stage.cache.text(captioned["caption"]),
+        stage.cache.text([""]),
+        geometry_of(captioned),
+        generators,
+        stage.params,
+        stage.resolution,
+    )
+    reasons = reasons_to_skip(images, latents, checker)
+    mean, logvar = _posterior(diffusion, images, latents, stage.params)
+    kept = torch.tensor([not reason for reason in reasons]).reshape(-1, 1, 1, 1)
+    mean, logvar = (torch.where(kept, tensor, 0.0) for tensor in (mean, logvar))
+    frame = batch.assign(flagged=reasons, png=[_png(image) for image in images])
+    return frame, (mean, logvar)
+
+
+def _stream(stage: OpponentStage, identifier: str, drawer: str) -> torch.Generator:
+    """Of one image; with `all_earlier` a caption's images start from unrelated noise."""
+    purpose = ("opponent", stage.seed, stage.iteration, identifier)
+    return (
+        generator_for(*purpose, drawer) if stage.params.drawn_by == "all_earlier" else generator_for(*purpose)
+    )
+
+
+def _posterior(
+    diffusion: LatentDiffusion, images: Tensor, latents: Tensor, params: OpponentParams
+) -> tuple[Tensor, Tensor]:
+    if params.latents == "direct":
+        raw = diffusion.unscale(latents)
+        return raw, torch.full_like(raw, -30.0)  # exp(-15): a deviation of nothing
+    mean, logvar = diffusion.encode_images(
+        to_pixel_values([Image.fromarray(image.numpy()) for image in images])
+    )
+    return mean.cpu(), logvar.cpu()
+
+
+def collect_opponents(stage: OpponentStage, work: Path, out: Path) -> None:
+    """Make the existing empty folder `out` of the finished shards in `work`.
+
+    Raises `DataError` if every image is flagged.
+    """
+    collect_shards(work, out)
+    shards = sorted(out.glob("shard-*/images.parquet"))
+    index = pd.concat([read_parquet(path, columns=INDEX_COLUMNS) for path in shards], ignore_index=True)
+    flagged = {str(reason): int(count) for reason, count in index["flagged"].value_counts().items() if reason}
+    if sum(flagged.values()) == len(index):
+        raise DataError(
+            f"the opponents of {stage.iteration} must leave something to train on, but all {len(index)} are flagged "
+            f"({', '.join(flagged)}); look at how {stage.iterates[-1]} draws."
+        )
+    index.to_parquet(out / "index.parquet", index=False)
+    _write_preview(shards, out / "preview.png")
+    write_json(
+        out / "opponents.json",
+        {
+            "iteration": stage.iteration,
+            "num_images": len(index),
+            "flagged": flagged,
+            "weights": dict(stage.weights),
+            "drawn": {str(name): int(count) for name, count in index["drawn_by"].value_counts().items()},
+            **stage.params.model_dump(),
+        },
+    )
+
+
+def check_drawer(folder: Path, drawer: str, weights: str) -> None:
+    """Raise `DataError` unless `drawer` had these weights when the opponents in `folder` were drawn."""
+    recorded = (
+        read_json(folder / "opponents.json")["weights"] if (folder / "opponents.json").is_file() else {}
+    )
+    if recorded.get(drawer) != weights:
+        raise DataError(
+            f"{folder} must hold opponents drawn by {drawer} as it is now ({weights[:12]}), but they were drawn by "
+            f"{str(recorded.get(drawer, 'another model'))[:12]}; draw them again with `spin opponents`."
+        )
+
+
+def open_opponents(folder: Path) -> tuple[pd.DataFrame, ShardedTensors]:
+    """The index of a folder of opponents and their posteriors, row by row; raises `DataError` if they are not whole."""
+    if not (folder / "index.parquet").is_file():
+        raise DataError(f"{folder} must hold opponents, found none; run `spin opponents` first.")
+    index, tensors = read_parquet(folder / "index.parquet"), ShardedTensors(folder, "latents")
+    if len(tensors) != len(index):
+        raise DataError(
+            f"{folder} must hold the {len(index)} images of its index, found {len(tensors)}; draw the opponents again."
+        )
+    return index, tensors
+
+
+def _png(image: Tensor) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(image.numpy()).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _write_preview(shards: Sequence[Path], path: Path) -> None:
+    """A contact sheet, so that a look tells whether the opponent draws what it should."""
+    images: list[Image.Image] = []
+    for shard in shards:
+        if len(images) >= PREVIEW_IMAGES:
+            break
+        frame = read_parquet(shard, columns=["flagged", "png"])
+        kept = frame[frame["flagged"] == ""].head(PREVIEW_IMAGES - len(images))
+        images += [Image.open(io.BytesIO(png)) for png in kept["png"]]
+    contact_sheet(images).save(path)

@@ -1,0 +1,91 @@
+"""Images for evaluation: every model draws the same prompts from the same seeds under the same protocol."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from spin.models.conditioning import square_geometry
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.params.evaluation import EvaluateParams
+from spin.runtime.files import read_parquet, replacing_dir, sha256_file, write_json
+from spin.runtime.progress import Progress
+from spin.sampling.sampler import sample_images
+from spin.seeding import generator_for
+
+
+def protocol_of(params: EvaluateParams, prompts: Path, resolution: int) -> dict[str, Any]:
+    """What must be equal for two models to be compared; batch sizes are not part of it."""
+    chosen = params.model_dump(exclude={"models", "prompt_sets", "references", "batch_size", "reduction"})
+    return {
+        "prompt_set": prompts.stem,
+        "prompts_sha256": sha256_file(prompts),
+        "num_prompts": len(read_parquet(prompts)),
+        **chosen,
+        "resolution": resolution,
+    }
+
+
+def write_samples(
+    out: Path,
+    work: Path,
+    diffusion: LatentDiffusion,
+    prompts: Path,
+    params: EvaluateParams,
+    resolution: int,
+    name: str,
+) -> None:
+    """Draw `images_per_prompt` images of every prompt of the table `prompts` into the existing empty folder `out`.
+
+    Images are kept in `work` as they are made, so a killed run continues. The random stream of an image is named
+    by (seed, prompt id, image index): equal for every model.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            **{str(key): value for key, value in prompt.items()},
+            "image_index": index,
+            "seed": params.seed,
+            "image": f"images/{position:05d}-{index}.png",
+        }
+        for position, prompt in enumerate(read_parquet(prompts).to_dict("records"))
+        for index in range(params.images_per_prompt)
+    ]
+    empty = diffusion.encode_prompts([""])
+    with Progress(f"generate {name}", len(rows), "images") as progress:
+        for start in range(0, len(rows), params.batch_size):
+            batch = rows[start : start + params.batch_size]
+            shard = work / f"batch-{start:07d}-{params.batch_size}"
+            if not shard.is_dir():
+                text = diffusion.encode_prompts([str(row["prompt"]) for row in batch])
+                generators = [
+                    generator_for("evaluate", params.seed, str(row["prompt_id"]), int(row["image_index"]))
+                    for row in batch
+                ]
+                images, _ = sample_images(
+                    diffusion,
+                    text,
+                    empty,
+                    square_geometry(len(batch), resolution),
+                    generators,
+                    params,
+                    resolution,
+                )
+                with replacing_dir(shard) as folder:
+                    for row, image in zip(batch, images, strict=True):
+                        Image.fromarray(image.numpy()).save(folder / Path(str(row["image"])).name)
+            progress.update(len(batch))
+    _collect(out, work, rows)
+    write_json(out / "protocol.json", protocol_of(params, prompts, resolution))
+
+
+def _collect(out: Path, work: Path, rows: list[dict[str, Any]]) -> None:
+    """Put the finished images into place and list them."""
+    (out / "images").mkdir()
+    for path in work.glob("batch-*/*.png"):
+        shutil.copyfile(path, out / "images" / path.name)  # copied: a killed run finds them again
+    missing = [row["image"] for row in rows if not (out / row["image"]).is_file()]
+    assert not missing, f"{len(missing)} images were not drawn, {missing[0]} first"
+    frame = pd.DataFrame(rows, columns=["prompt_id", "prompt", "category", "image_index", "seed", "image"])
+    frame.to_parquet(out / "manifest.parquet", index=False)

@@ -1,0 +1,125 @@
+"""Going on inside an iteration against moving to the next one (figure 5 of Yuan et al. 2024, arXiv:2402.10210).
+
+From the finished iteration's weights two players go on: one stays in its game, measured against that iteration's
+reference on that iteration's opponents; the other plays the next iteration. At every so many updates both draw the
+same prompts from the same seeds and are scored. What comes out:
+
+scores.parquet    path (stay, switch), step, epochs, and the scores of every image
+curve.csv         path, step, epochs, scorer, mean, low, high
+curve.png, .svg   a panel per scorer, epochs on the x axis
+curve.md          the same as a table
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spin import paths
+from spin.data.manifest import read_manifest
+from spin.errors import ParamsError
+from spin.models.checkpoint import load_to_draw
+from spin.params.continual import ContinualParams
+from spin.params.schema import Params
+from spin.runtime.devices import DTYPES, default_device, process_state
+from spin.runtime.files import read_json, read_parquet, replacing_dir, write_json
+from spin.stages.work import check_name, checkpoint_digest, digest_of, stage_output
+
+STAY, SWITCH = "stay", "switch"
+
+
+def run_continual(params: Params, name: str) -> None:
+    """Train and score both paths of the comparison `name`; a killed run goes on where it was."""
+    check_name(name, params.continual)
+    if process_state().num_processes > 1:
+        raise ParamsError(
+            "continual must run in one process, got several; start it without accelerate launch."
+        )
+    chosen = params.continual[name]
+    drawn = [paths.OPPONENTS / iteration / "opponents.json" for iteration in (chosen.finished, chosen.next)]
+    key = (
+        params.model_dump(include={"seed", "resolution", "training", "objective", "scorers", "tables"}),
+        params.evaluate.model_dump(exclude={"models", "references", "batch_size"}),
+        chosen.model_dump(),
+        params.iterations[chosen.next].model_dump(),
+        [checkpoint_digest(iteration) for iteration in (chosen.finished, chosen.next)],
+        digest_of(paths.prompts_of(chosen.prompts), paths.CACHE / "cache.json", *drawn),
+    )
+    with stage_output(paths.CONTINUAL / name, run_continual, name, *key) as (out, work):
+        frames = [_scores(params, chosen, paths.CHECKPOINTS / chosen.finished, work / "start", "start", 0)]
+        for path in (STAY, SWITCH):
+            frames += _follow(params, chosen, path, work / path)
+        scores = pd.concat(frames, ignore_index=True)
+        scores["epochs"] = scores["step"] * params.training.batch_size / len(read_manifest(paths.DATA))
+        scores.to_parquet(out / "scores.parquet", index=False)
+        write_json(out / "protocol.json", read_json(work / "start" / "protocol.json"))
+        _write_curve(params, scores, out)
+
+
+def _follow(params: Params, chosen: ContinualParams, path: str, work: Path) -> list[pd.DataFrame]:
+    """Train one path and score its snapshots."""
+    from spin.stages.callbacks import snapshot_of
+    from spin.stages.train import run_training
+    from spin.training.setup import Inputs
+
+    finished, steps = params.iterations[chosen.finished], params.iterations[chosen.next].num_steps
+    points = range(chosen.every, steps + 1, chosen.every)
+    inputs = Inputs(
+        data=paths.DATA,
+        cache=paths.CACHE,
+        opponents=paths.OPPONENTS / (chosen.finished if path == STAY else chosen.next),
+        prev=paths.CHECKPOINTS / chosen.finished,
+        work=work,
+        previews=work / "previews",
+        reference=paths.CHECKPOINTS / finished.prev if path == STAY else None,
+        snapshots=work / "snapshots",
+        snapshot_every=chosen.every,
+    )
+    if not (work / "trained").is_dir():
+        with replacing_dir(work / "trained") as folder:
+            run_training(params, chosen.next, inputs, folder)
+    return [
+        _scores(
+            params, chosen, snapshot_of(work / "snapshots", step), work / f"scores-{step:06d}", path, step
+        )
+        for step in points
+    ]
+
+
+def _scores(
+    params: Params, chosen: ContinualParams, checkpoint: Path, scores: Path, path: str, step: int
+) -> pd.DataFrame:
+    """Draw and score the prompt set with a checkpoint, unless that is done; images are not kept."""
+    from spin.rewards.loading import load_scorer
+    from spin.rewards.scoring import score_folder
+    from spin.sampling.samples import write_samples
+
+    if not (scores / "scores.parquet").is_file():
+        device, label = default_device(), f"{path} {step}"
+        images = scores.parent / "images"
+        shutil.rmtree(images, ignore_errors=True)
+        images.mkdir(parents=True)
+        prompts, evaluate = paths.prompts_of(chosen.prompts), params.evaluate
+        diffusion = load_to_draw(checkpoint, device, DTYPES[params.evaluate.precision])
+        drawing = scores.with_name(f"{scores.name}-drawing")
+        write_samples(images, drawing, diffusion, prompts, evaluate, params.resolution, label)
+        del diffusion
+        scorers = [load_scorer(name, given.source, device=device) for name, given in params.scorers.items()]
+        score_folder(images, scorers, scores, evaluate.batch_size)
+        write_json(scores / "protocol.json", read_json(images / "protocol.json"))
+        for done in (images, drawing):
+            shutil.rmtree(done)
+    return read_parquet(scores / "scores.parquet").assign(path=path, step=step)
+
+
+def _write_curve(params: Params, scores: pd.DataFrame, out: Path) -> None:
+    from spin.evaluation.continual import curve_of, curve_table, draw_curve
+    from spin.evaluation.figures import save_figure, styled
+
+    curve = curve_of(scores, list(params.scorers), params.tables, params.evaluate.seed)
+    curve.to_csv(out / "curve.csv", index=False)
+    protocol: dict[str, Any] = read_json(out / "protocol.json")
+    (out / "curve.md").write_text(curve_table(curve, protocol, params.tables), encoding="utf-8")
+    with styled():
+        save_figure(draw_curve(curve), out / "curve")

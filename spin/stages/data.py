@@ -1,0 +1,69 @@
+"""What is made before the first iteration: the data set, the base's reference, cached latents, prompt sets."""
+
+from spin import paths
+from spin.errors import ParamsError
+from spin.params.schema import Params
+from spin.runtime.devices import default_device
+from spin.runtime.files import read_json, replacing_dir, replacing_file, write_json
+from spin.stages.work import check_name
+
+
+def run_data(params: Params) -> None:
+    """Bring the data source to a manifest with prompt sets."""
+    from spin.data.prepare import write_data
+
+    with replacing_dir(paths.DATA) as out:
+        write_data(out, params)
+
+
+def run_base(params: Params) -> None:
+    """Find the base model and record which weights it has."""
+    from spin.models.checkpoint import reference_of
+    from spin.sampling.sampler import check_samplers
+
+    reference = reference_of(params.base)
+    if reference["family"] == "stable-diffusion-3" and params.resolution % 16:
+        raise ParamsError(
+            f"resolution must be a multiple of 16 with SD3, got {params.resolution}; its transformer pairs up latents."
+        )
+    check_samplers(params, str(reference["prediction_type"]))
+    with replacing_dir(paths.CHECKPOINTS / "base") as out:
+        write_json(out / "model.json", reference)
+
+
+def run_released(params: Params, name: str) -> None:
+    """Find a published checkpoint that is only evaluated and record which weights it has."""
+    from spin.models.checkpoint import released_reference
+
+    check_name(name, params.released)
+    reference = released_reference(name, params.released[name], paths.CHECKPOINTS / "base")
+    with replacing_dir(paths.CHECKPOINTS / name) as out:
+        write_json(out / "model.json", reference)
+
+
+def run_cache(params: Params) -> None:
+    """Encode the data set's images and captions with the base."""
+    from spin.data.cache import write_cache
+    from spin.models.checkpoint import load_model
+
+    base = paths.CHECKPOINTS / "base"
+    diffusion = load_model(base)
+    for network in diffusion.encoders():
+        network.to(default_device())
+    reference = read_json(base / "model.json")
+    write_cache(paths.DATA, paths.CACHE, paths.WORK / "cache", diffusion, reference, params.cache.batch_size)
+
+
+def run_prompt_set(params: Params, name: str) -> None:
+    """Bring a prompt set to a table of prompts."""
+    from spin.data.manifest import read_prompts
+    from spin.prompts.sets import load_prompt_set
+
+    check_name(name, params.prompt_sets)
+    chosen = params.prompt_sets[name]
+    own = chosen.prompts in ("val", "test")
+    table = (
+        read_prompts(paths.DATA, chosen.prompts) if own else load_prompt_set(chosen.prompts, chosen.source)
+    )
+    with replacing_file(paths.prompts_of(name)) as temporary:
+        table.to_parquet(temporary, index=False)

@@ -1,0 +1,83 @@
+"""What can be known to be wrong before any work starts, without loading a model."""
+
+from importlib.metadata import entry_points
+from itertools import islice
+from pathlib import Path
+
+from spin import paths
+from spin.errors import DataError, ModelError, ScoreError
+from spin.params.data import DatasetData, FolderData, PickapicData
+from spin.params.model import BaseParams
+from spin.params.schema import Params
+from spin.rewards.names import BUILT_IN, ENTRY_POINT_GROUP, ORACLES
+
+
+def check(params: Params, root: Path = Path()) -> None:
+    """Raise a `SpinError` if the base, a scorer or the folder of images cannot be what it should be.
+
+    Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by the stage `base`. Once
+    the data stage has run, the images it read may be gone or on another machine.
+    """
+    _check_base(params.base, root)
+    _check_scorers(params, root)
+    _check_data(params, root)
+
+
+def _check_base(base: BaseParams, root: Path) -> None:
+    """Paths exist; what looks like a hub id is left to the stage `base`."""
+    sources = {"base.source": (base.source, "'embedded', a folder in diffusers layout, a .safetensors file")}
+    if base.config is not None:
+        sources["base.config"] = (base.config, "'embedded', a folder in diffusers layout")
+    if base.unet is not None:
+        sources["base.unet.source"] = (base.unet.source, "a folder")
+    for key, (source, kinds) in sources.items():
+        is_file = key == "base.source" and source.endswith(".safetensors") and (root / source).is_file()
+        is_hub_id = source.count("/") == 1 and source[0] not in "./~" and not source.endswith(".safetensors")
+        if source != "embedded" and not (root / source).is_dir() and not is_file and not is_hub_id:
+            raise ModelError(
+                f"{key} must be {kinds} or a hub id owner/name, but there is no folder or file {source}; correct the path."
+            )
+
+
+def _check_data(params: Params, root: Path) -> None:
+    data = params.data
+    if data.kind == "toy" or data.kind == "none":
+        return
+    if not (root / paths.DATA / "card.json").is_file():
+        _check_source(data, root)
+    if data.kind != "pickapic" or not data.pairs:
+        for name, baseline in params.baselines.items():
+            if baseline.objective == "dpo":
+                raise DataError(
+                    f"baselines.{name} must have preference pairs, but data.kind {data.kind} gives single images; "
+                    "remove it, or use data.kind pickapic with pairs: true."
+                )
+
+
+def _check_source(data: FolderData | DatasetData | PickapicData, root: Path) -> None:
+    if isinstance(data, FolderData):
+        folder = root / data.path
+        if not folder.is_dir():
+            raise DataError(
+                f"data.path must be a folder of captioned images, but there is no folder {folder}; correct it."
+            )
+        if not any(islice(folder.rglob("*"), 1)):
+            raise DataError(
+                f"data.path must hold captioned images, but the folder {folder} is empty; fill it."
+            )
+    else:
+        from spin.data.streams import local_files
+
+        local_files(data.source, root)
+
+
+def _check_scorers(params: Params, root: Path) -> None:
+    known = [*BUILT_IN, *ORACLES, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))]
+    for name, scorer in params.scorers.items():
+        if name not in known:
+            raise ScoreError(f"scorers must name some of {', '.join(known)}, got {name}; correct the name.")
+        if scorer.source not in ("embedded", "hub", "toy") and not (root / scorer.source).is_dir():
+            raise ScoreError(
+                f"scorers.{name}.source must be 'embedded', 'hub', 'toy' for an oracle, or a folder of weights, "
+                f"but there is no folder {scorer.source}; correct it."
+            )

@@ -1,0 +1,81 @@
+"""Previews: what the player draws for a few held-out captions, so that a run that goes wrong is seen early."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from spin.data.cache import Cache
+from spin.data.manifest import read_prompts
+from spin.models.conditioning import square_geometry
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.params.schema import Params
+from spin.runtime.files import replacing_file
+from spin.runtime.images import contact_sheet
+from spin.sampling.sampler import sample_images
+from spin.seeding import generator_for
+from spin.training.ema import averaged
+from spin.training.loop import TrainState
+
+logger = logging.getLogger(__name__)
+
+PREVIEW_CAPTIONS = 8
+
+
+def make_preview(
+    params: Params, data: Path, cache: Cache, diffusion: LatentDiffusion, folder: Path
+) -> Callable[[TrainState, Accelerator], None]:
+    """A function that draws `folder`/step-000025.png with the player of `diffusion` as it is, or with its average.
+
+    The first captions of the validation set, each from the same noise every time, by the sampler of `evaluate`. It
+    changes nothing that training reads, and whatever goes wrong in it is a warning.
+    """
+    prompts = read_prompts(data, "val").head(PREVIEW_CAPTIONS)
+
+    def preview(state: TrainState, accelerator: Accelerator) -> None:
+        try:
+            with averaged(state.ema, state.trainable), torch.random.fork_rng(devices=[]):
+                images = _draw(params, prompts, cache, diffusion, accelerator)
+            with replacing_file(folder / f"step-{state.step:06d}.png") as temporary:
+                contact_sheet(images, columns=4).save(temporary)
+        except Exception as error:
+            logger.warning("no preview at update %d (%s); training goes on.", state.step, error)
+
+    return preview
+
+
+def _draw(
+    params: Params,
+    prompts: pd.DataFrame,
+    cache: Cache,
+    diffusion: LatentDiffusion,
+    accelerator: Accelerator,
+) -> list[Image.Image]:
+    """The player's images, one caption at a time: memory is scarce while training."""
+    empty, images = cache.text([""]), []
+    geometry = square_geometry(1, params.resolution)
+    was_training = diffusion.denoiser.training
+    diffusion.denoiser.eval()
+    diffusion.vae.to(accelerator.device)
+    try:
+        with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
+            for identifier, prompt in zip(prompts["prompt_id"], prompts["prompt"], strict=True):
+                generators = [generator_for("preview", params.evaluate.seed, identifier)]
+                drawn, _ = sample_images(
+                    diffusion,
+                    cache.text([prompt]),
+                    empty,
+                    geometry,
+                    generators,
+                    params.evaluate,
+                    params.resolution,
+                )
+                images.append(Image.fromarray(drawn[0].numpy()))
+    finally:
+        diffusion.vae.to("cpu")
+        diffusion.denoiser.train(was_training)
+    return images

@@ -1,0 +1,69 @@
+"""What all stages share: where unfinished work lies, what it depends on, and which names there are."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from spin import paths
+from spin.errors import ParamsError
+from spin.params.schema import Params
+from spin.runtime.code import code_digest
+from spin.runtime.files import replacing_dir, sha256_file
+from spin.runtime.shards import work_key
+
+
+@contextlib.contextmanager
+def stage_output(
+    out: Path, run: Callable[..., Any], item: str, *depends_on: Any
+) -> Iterator[tuple[Path, Path]]:
+    """Yield (temporary output folder, work folder); on success the first becomes `out` and the second is removed.
+
+    The work folder is named by the stage function `run`, the item and a digest of what they depend on, so a killed run is continued by
+    the same work and by no other. Output that a changed `out` held stays until then.
+    """
+    work = work_folder(run, item, *depends_on)
+    work.mkdir(parents=True, exist_ok=True)
+    with replacing_dir(out) as folder:
+        yield folder, work
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def work_folder(run: Callable[..., Any], item: str, *depends_on: Any) -> Path:
+    """Where the stage function `run` keeps unfinished work: named by what it depends on, its code's meaning included."""
+    key = work_key(code_digest(f"{run.__module__}:{run.__name__}"), *depends_on)
+    return paths.WORK / "work" / f"{run.__name__.removeprefix('run_')}-{item}-{key}"
+
+
+def digest_of(*files: Path) -> list[str]:
+    """What input files hold, for the key of unfinished work."""
+    return [sha256_file(file) if file.is_file() else "absent" for file in files]
+
+
+def checkpoint_digest(name: str) -> list[str]:
+    """What a checkpoint holds, for the key of unfinished work."""
+    return digest_of(paths.CHECKPOINTS / name / "model.json")
+
+
+def earlier_iterates(params: Params, name: str) -> list[str]:
+    """The checkpoints before iteration `name`, from the base to its `prev`."""
+    check_name(name, params.iterations)
+    earlier = [params.iterations[name].prev]
+    while earlier[0] != "base":
+        earlier.insert(0, params.iterations[earlier[0]].prev)
+    return earlier
+
+
+def check_item(params: Params, prompt_set: str, name: str, known: Collection[str]) -> None:
+    """Raise `ParamsError` unless `name` is one of `known` and the prompt set one that is evaluated on."""
+    check_name(name, known)
+    check_name(prompt_set, params.evaluate.prompt_sets, "--prompts")
+
+
+def check_name(name: str, known: Collection[str], option: str = "--name") -> None:
+    """Raise `ParamsError` unless `name` is one of `known`."""
+    if name not in known:
+        raise ParamsError(
+            f"{option} must be one of {', '.join(known) or 'none'}, got {name}; correct the name."
+        )

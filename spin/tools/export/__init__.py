@@ -1,0 +1,1 @@
+"""Checkpoints in the formats that other tools read. Read first: `formats`."""

@@ -1,0 +1,103 @@
+"""What an exported model is: base, lineage and hyperparameters, for people (README.md) and programs (export.json)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spin.models.checkpoint import MODEL_FILE, read_reference
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.runtime.provenance import content_md5
+
+
+def describe(checkpoint: Path, format_name: str, dtype: str, root: Path) -> dict[str, Any]:
+    """Collect what export.json says: the checkpoint, what it was trained from, step by step, and how."""
+    model = read_reference(checkpoint)
+    return {
+        "format": format_name,
+        "dtype": dtype,
+        "name": model.get("name", "base"),
+        "base": model.get("base", model),
+        "lineage": _lineage(checkpoint, model),
+        "lora": model.get("lora"),
+        "training": _recorded_parameters(root, checkpoint),
+    }
+
+
+def _recorded_parameters(root: Path, checkpoint: Path) -> dict[str, Any] | None:
+    """The parameters of the stage that made exactly these bytes, by the dvc.lock in `root`; None if it tells of none."""
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        return None
+    md5 = content_md5(checkpoint)
+    for stage in (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {}).values():
+        if any(out.get("md5") == md5 for out in stage.get("outs", [])):
+            recorded: dict[str, Any] | None = stage.get("params", {}).get("params.yaml")
+            return recorded
+    return None
+
+
+def _lineage(checkpoint: Path, model: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The trained ancestors, oldest first, as far as their checkpoints are still beside this one."""
+    if "unet_sha256" not in model:
+        return []
+    own = {"name": str(model["name"]), "sha256": str(model["unet_sha256"])}
+    if "prev" not in model:
+        return [own]
+    earlier = checkpoint.parent / str(model["prev"]["checkpoint"])
+    if (earlier / MODEL_FILE).is_file():
+        return [*_lineage(earlier, read_reference(earlier)), own]
+    return [{"name": earlier.name, "sha256": str(model["prev"]["unet_sha256"])}, own]
+
+
+_LOADING = {
+    "pipeline": """from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("{place}")""",
+    "unet": """import diffusers
+
+{part} = diffusers.{denoiser}.from_pretrained("{place}", subfolder="{part}")
+pipeline = diffusers.{pipeline}.from_pretrained("{base}", {part}={part})""",
+    "lora": """import diffusers
+
+pipeline = diffusers.{pipeline}.from_pretrained("{base}")
+pipeline.load_lora_weights("{place}")""",
+    "single-file": """from diffusers import {pipeline}
+
+pipeline = {pipeline}.from_single_file("{place}", config="{base}")""",
+}
+
+
+def model_card(card: Mapping[str, Any], family: type[LatentDiffusion], place: str) -> str:
+    """The README of an export called `place`."""
+    base, part = card["base"], family.denoiser_folder
+    weights = base["source"] + (f" at revision {base['revision']}" if base["revision"] else "")
+    lineage = " -> ".join(["base", *(f"{each['name']} ({each['sha256'][:12]})" for each in card["lineage"])])
+    loading = _LOADING[card["format"]].format(
+        base=base.get("config") or base["source"],
+        part=part,
+        denoiser=family.parts[part],
+        pipeline=family.pipeline,
+        place=place,
+    )
+    sections = [
+        "---\nlibrary_name: diffusers\npipeline_tag: text-to-image\ntags: [spin-diffusion]\n---",
+        f"# {card['name']}",
+        "Fine-tuned with SPIN-Diffusion (self-play, arXiv:2402.10210) by spin-diffusion."
+        if card["lineage"]
+        else "The base model, exported by spin-diffusion.",
+        f"| | |\n|---|---|\n| base | {weights} ({base['family']}) |\n| lineage | {lineage} |\n"
+        f"| weights | {card['dtype']}{_adapter(card['lora'])} |",
+        f"```python\n{loading}\n```",
+    ]
+    if card["training"] is not None:
+        hyperparameters = json.dumps(card["training"], indent=2, sort_keys=True)
+        sections.append(f"## Training\n\n```json\n{hyperparameters}\n```")
+    sections.append("The terms of the base model apply to these weights too. No safety checker is included.")
+    return "\n\n".join(sections) + "\n"
+
+
+def _adapter(lora: Mapping[str, Any] | None) -> str:
+    return "" if lora is None else f", LoRA of rank {lora['rank']} and alpha {lora['alpha']:g}"

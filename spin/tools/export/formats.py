@@ -1,0 +1,133 @@
+"""The export formats. Each is written beside its place and renamed into it once it is whole.
+
+pipeline      PATH/           everything `DiffusionPipeline.from_pretrained` needs
+unet          PATH/unet/      the denoiser alone, as trained SPIN checkpoints are published (SD3: transformer/)
+lora          PATH/           pytorch_lora_weights.safetensors, for `pipeline.load_lora_weights`
+single-file   PATH            one .safetensors in the original layout, and PATH with .md for the model card
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spin.errors import ModelError
+from spin.models.bases import find_base
+from spin.models.checkpoint import load_denoiser, load_model, read_reference
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.models.lora import LORA_FILE, read_adapter, write_adapter_file
+from spin.runtime.devices import DTYPES
+from spin.runtime.files import replacing_dir, replacing_file, write_json
+from spin.tools.export.card import describe, model_card
+from spin.tools.export.file_progress import watching
+from spin.tools.export.pipeline import make_pipeline
+from spin.tools.export.single_file import check_single_file, is_exported_file, write_single_file
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("pipeline", "unet", "lora", "single-file")
+EXPORT_FILE = "export.json"
+"""In every exported folder; `--force` replaces no folder without it."""
+
+
+def export_checkpoint(
+    checkpoint: Path, format_name: str, out: Path, dtype: str, force: bool, root: Path = Path()
+) -> None:
+    """Write the checkpoint to `out` in one of `FORMATS`, weights in `dtype` (fp32, bf16, fp16).
+
+    The model card tells the parameters of the training if the project `root` has a dvc.lock that records it.
+    Raises `ModelError` if the format is not for this checkpoint, or if `out` may not be replaced.
+    """
+    reference = read_reference(checkpoint)
+    family = find_base(reference.get("base", reference)).family
+    if format_name == "lora" and "lora" not in reference:
+        raise ModelError(
+            f"--format lora needs a checkpoint trained with training.lora, but {checkpoint} was not; "
+            "use --format unet, or train with training.lora."
+        )
+    if format_name == "single-file":
+        check_single_file(family)
+    check_place(out, format_name, force)
+    card = describe(checkpoint, format_name, dtype, root)
+    readme = model_card(card, family, out.name)
+    logger.info("reading %s", checkpoint)
+    if format_name == "single-file":
+        model = load_as(checkpoint, DTYPES[dtype])
+        with replacing_file(out) as temporary, watching(temporary, f"export {out.name}", model.networks()):
+            write_single_file(temporary, model, card)
+        with replacing_file(out.with_suffix(".md")) as temporary:
+            temporary.write_text(readme, encoding="utf-8")
+        return
+    with replacing_dir(out) as folder:
+        _WRITERS[format_name](folder, checkpoint, family, DTYPES[dtype])
+        (folder / "README.md").write_text(readme, encoding="utf-8")
+        write_json(folder / EXPORT_FILE, card)
+
+
+def _write_pipeline(
+    folder: Path, checkpoint: Path, family: type[LatentDiffusion], dtype: torch.dtype
+) -> None:
+    model = load_as(checkpoint, dtype)
+    with watching(folder, f"export {checkpoint.name}", model.networks()):
+        make_pipeline(model).save_pretrained(folder, safe_serialization=True)
+
+
+def _write_denoiser(
+    folder: Path, checkpoint: Path, family: type[LatentDiffusion], dtype: torch.dtype
+) -> None:
+    denoiser: Any = _rounded(load_denoiser(checkpoint, dtype=_reading(checkpoint, dtype)), checkpoint, dtype)
+    with watching(folder, f"export {checkpoint.name}", [denoiser]):
+        denoiser.save_pretrained(folder / family.denoiser_folder, safe_serialization=True)
+
+
+def _write_lora(folder: Path, checkpoint: Path, family: type[LatentDiffusion], dtype: torch.dtype) -> None:
+    record = read_reference(checkpoint)["lora"]
+    tensors = read_adapter(checkpoint, record, family.denoiser_folder)
+    cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    write_adapter_file(folder / LORA_FILE, cast, record, family.denoiser_folder)
+
+
+_WRITERS = {"pipeline": _write_pipeline, "unet": _write_denoiser, "lora": _write_lora}
+
+
+def check_place(out: Path, format_name: str, force: bool) -> None:
+    """Raise `ModelError` unless `out` is free, or `force` is given and it is an earlier export."""
+    single = format_name == "single-file"
+    if single and out.suffix != ".safetensors":
+        raise ModelError(f"--out must end in .safetensors for --format single-file, got {out}; name a file.")
+    if not single and out.suffix == ".safetensors":
+        raise ModelError(f"--out must be a folder for --format {format_name}, got {out}; name a folder.")
+    card = out.with_suffix(".md")
+    if single and card.exists() and not out.exists():
+        raise ModelError(f"--out must leave {card} for the model card, but that exists; name another file.")
+    if not out.exists() or (not single and out.is_dir() and not any(out.iterdir())):
+        return
+    exported = out.is_file() and is_exported_file(out) if single else (out / EXPORT_FILE).is_file()
+    if not exported:
+        raise ModelError(f"--out must be new or an earlier export, but {out} is neither; name another place.")
+    if not force:
+        raise ModelError(f"--out must be new, but {out} exists; name another place or give --force.")
+
+
+def load_as(checkpoint: Path, dtype: torch.dtype) -> LatentDiffusion:
+    """Load all networks in `dtype`, the VAE too, which `load_model` keeps in fp32 where it would overflow in use."""
+    model = load_model(checkpoint, dtype=_reading(checkpoint, dtype))
+    for network in model.networks():
+        _rounded(network, checkpoint, dtype)
+    return model
+
+
+def _reading(checkpoint: Path, dtype: torch.dtype) -> torch.dtype:
+    """An adapter is added to the weights in fp32, before they are rounded."""
+    return torch.float32 if "lora" in read_reference(checkpoint) else dtype
+
+
+def _rounded(network: torch.nn.Module, checkpoint: Path, dtype: torch.dtype) -> torch.nn.Module:
+    torch.nn.Module.to(network, dtype)  # diffusers' own `to` warns of layers these families have not
+    if not all(tensor.isfinite().all() for tensor in network.parameters()):
+        raise ModelError(
+            f"the weights of {checkpoint} must be finite numbers, but some are not in {dtype}; use --dtype bf16 or "
+            "fp32, or train again if they are not in fp32 either."
+        )
+    return network

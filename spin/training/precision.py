@@ -1,0 +1,36 @@
+"""What runs in which number format: fp32 weights and errors, and the network's products in the training precision."""
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from spin.errors import ParamsError
+from spin.params.training import TrainingParams
+from spin.runtime.devices import process_state
+
+
+def make_accelerator(params: TrainingParams) -> Accelerator:
+    """Set up devices and autocast; raises `ParamsError` for fp16 on a CPU and for a batch that cannot be dealt out."""
+    state = process_state()
+    if params.precision == "fp16" and state.device.type == "cpu":
+        raise ParamsError(
+            "training.precision must be fp32 or bf16 on a CPU, got fp16; its loss scaling needs a GPU: choose one of them."
+        )
+    micro = 1 if params.micro_batch_size == "auto" else params.micro_batch_size
+    if params.batch_size % (micro * state.num_processes):
+        raise ParamsError(
+            f"training.batch_size must be a multiple of micro_batch_size x processes, got {params.batch_size} for "
+            f"{micro} x {state.num_processes}; change one of them."
+        )
+    return Accelerator(mixed_precision="no" if params.precision == "fp32" else params.precision)
+
+
+def store_products_in(denoiser: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of a frozen network's linear and convolution layers in `dtype`: half the memory of fp32.
+
+    They are what autocast casts to `dtype` anyway, so under it the predictions stay the same to the bit, and with them
+    the margin of 0 that training starts from. Norms, which autocast runs in fp32, and embeddings stay in fp32.
+    """
+    for module in denoiser.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            module.to(dtype)

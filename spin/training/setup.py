@@ -1,0 +1,144 @@
+"""What a training stage starts from: examples, both networks, the objective, the batches, the optimizer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from spin.data.cache import Cache
+from spin.method.schedule import NoiseSchedule
+from spin.models.checkpoint import load_denoiser, weights_digest
+from spin.params.objective import ObjectiveParams
+from spin.params.schema import Params
+from spin.params.training import DpoParams, IterationParams, SftParams, TrainingParams
+from spin.runtime.devices import DTYPES
+from spin.sampling.opponents import check_drawer
+from spin.seeding import generator_for
+from spin.training.batches import Batch, BatchSource, draw_batch
+from spin.training.chains import ChainBatch, draw_chain_batch, open_chain
+from spin.training.ema import make_ema
+from spin.training.examples import TrainingSet, dpo_training_set, sft_training_set, spin_training_set
+from spin.training.loop import Recipe, TrainState
+from spin.training.memory import MicroBatch
+from spin.training.networks import Networks, load_networks
+from spin.training.optim import make_lr_scheduler, make_optimizer
+from spin.training.precision import store_products_in
+from spin.training.steps import Objective
+
+StagePlan = IterationParams | SftParams | DpoParams
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Folders that a training stage reads and keeps its unfinished work in."""
+
+    data: Path
+    cache: Path
+    opponents: Path
+    prev: Path
+    """The checkpoint that the player starts from."""
+    work: Path
+    previews: Path
+    reference: Path | None = None
+    """The checkpoint to be measured against, where it is not `prev`."""
+    snapshots: Path | None = None
+    """Where to keep a checkpoint every so many updates, or null."""
+    snapshot_every: int = 0
+
+
+def open_training_set(plan: StagePlan, inputs: Inputs, cache: Cache) -> TrainingSet:
+    """The examples a stage's objective asks for."""
+    if isinstance(plan, IterationParams):
+        drawer = inputs.reference or inputs.prev
+        check_drawer(inputs.opponents, drawer.name, weights_digest(drawer))
+        return spin_training_set(inputs.data, cache, inputs.opponents)
+    if isinstance(plan, DpoParams):
+        return dpo_training_set(inputs.data, cache)
+    return sft_training_set(inputs.data, cache)
+
+
+def make_objective(
+    plan: StagePlan, objective: ObjectiveParams, schedule: NoiseSchedule, prediction_type: str
+) -> Objective:
+    """What a stage minimizes: `objective` for a self-play iteration, the papers' own for the baselines."""
+    if isinstance(plan, IterationParams):
+        return Objective.of(objective, plan.beta, schedule, prediction_type)
+    return Objective(plan.beta if isinstance(plan, DpoParams) else None)
+
+
+def set_up_networks(params: Params, name: str, prev: Path, device: torch.device) -> Networks:
+    """Load both sides in the formats they train in; the text and image encoders stay on the CPU."""
+    training, plan = params.training, params.stage(name)
+    dtype = DTYPES[training.precision]
+    reference = params.objective.reference if isinstance(plan, IterationParams) else "previous"
+    networks = load_networks(prev, device, training.lora, reference, dtype, params.seed)
+    networks.player.to(device)
+    if training.lora is None:
+        for opponent in networks.opponents:
+            store_products_in(opponent, dtype)
+    if training.gradient_checkpointing:
+        networks.player.enable_gradient_checkpointing()  # type: ignore[operator]
+    if training.compile:
+        for network in (networks.player, *networks.opponents):
+            network.compile()  # in place, so the names of the weights stay as they are
+    return networks
+
+
+def make_state(
+    networks: Networks, plan: StagePlan, params: TrainingParams, accelerator: Accelerator
+) -> TrainState:
+    """The player, its optimizer and its learning rate schedule, at their start."""
+    trainable = networks.trainable()
+    optimizer = make_optimizer(trainable, plan.learning_rate, params, accelerator.device)
+    lr_scheduler = make_lr_scheduler(optimizer, plan, params)
+    return TrainState(
+        networks.player,
+        trainable,
+        accelerator.prepare_optimizer(optimizer),
+        lr_scheduler,
+        MicroBatch.of(params, params.batch_size // accelerator.num_processes),
+        None if params.ema_decay is None else make_ema(trainable, params.ema_decay),
+    )
+
+
+def reference_of_update(opponents: list[nn.Module], seed: int, name: str) -> Callable[[int], nn.Module]:
+    """Update -> the opponent it is measured against: one of them all, drawn from the stream of the update."""
+
+    def opponent_of(step: int) -> nn.Module:
+        if len(opponents) == 1:
+            return opponents[0]
+        generator = generator_for("reference", seed, name, step)
+        return opponents[int(torch.randint(len(opponents), (), generator=generator))]
+
+    return opponent_of
+
+
+def make_recipe(params: Params, name: str, networks: Networks, training_set: TrainingSet) -> Recipe:
+    """Objective, opponents and batches of a stage."""
+    plan, diffusion = params.stage(name), networks.diffusion
+    schedule = diffusion.noise_schedule
+    shared_noise = params.objective.shared_noise or not isinstance(plan, IterationParams)
+    source = BatchSource(training_set, diffusion, schedule, params.training, shared_noise, params.seed, name)
+    draw: Callable[[int], Batch | ChainBatch] = partial(draw_batch, source)
+    if isinstance(plan, IterationParams) and params.objective.kind == "exact":
+        chain = open_chain(diffusion, training_set, params, plan.num_steps)
+        draw = partial(draw_chain_batch, source, chain)
+    return Recipe(
+        diffusion.predict,
+        make_objective(plan, params.objective, schedule, diffusion.prediction_type),
+        reference_of_update(networks.opponents, params.seed, name),
+        draw,
+        plan.num_steps,
+        params.training.max_grad_norm,
+    )
+
+
+def load_opponent(checkpoint: Path, device: torch.device, training: TrainingParams) -> nn.Module:
+    """A frozen denoiser that is not the player's start, in the format that opponents have."""
+    opponent = load_denoiser(checkpoint, device).eval().requires_grad_(False)
+    store_products_in(opponent, DTYPES[training.precision])
+    return opponent

@@ -1,0 +1,85 @@
+"""Going on inside an iteration against moving to the next one: both from the same weights, on the same data."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from spin.errors import ParamsError
+from spin.params.schema import Params, load_params
+from spin.runtime.files import sha256_tree
+from spin.stages import continual
+from spin.stages.data import run_base, run_cache, run_data, run_prompt_set
+from spin.stages.sample import run_generate, run_opponents
+from spin.stages.score import run_score
+from spin.stages.train import run_train
+from tests.models.tiny import miniature_params
+
+
+@pytest.fixture
+def raw(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Parameters with a comparison after iteration 1, in whose folder the test is."""
+    monkeypatch.chdir(tmp_path)
+    given = miniature_params(tiny_base)
+    given["prompt_sets"] = {"test": given["prompt_sets"]["test"], "val": {"prompts": "val", "source": None}}
+    given["continual"] = {"f5": {"finished": "iter1", "next": "iter2", "every": 2, "prompts": "val"}}
+    given["scorers"] = {name: given["scorers"][name] for name in ("aesthetic", "oracle_psnr")}
+    given["tables"] |= {"average_of": ["aesthetic"], "over": ["base"]}
+    return given
+
+
+@pytest.mark.slow
+def test_both_paths_start_alike_and_the_switch_ends_as_the_next_iteration_does(raw: dict[str, Any]) -> None:
+    params = Params.model_validate(raw)
+    for stage in (run_data, run_base, run_cache):
+        stage(params)
+    for name in ("iter1", "iter2"):
+        run_opponents(params, name)
+        run_train(params, name)
+    run_prompt_set(params, "val")
+    continual.run_continual(params, "f5")
+    out = Path("outputs/continual/f5")
+    scores = pd.read_parquet(out / "scores.parquet")
+    assert set(zip(scores["path"], scores["step"], strict=True)) == {
+        ("start", 0),
+        *((path, step) for path in ("stay", "switch") for step in (2, 4)),
+    }
+    assert scores["epochs"].max() == pytest.approx(4 * 4 / 12)
+    curve = pd.read_csv(out / "curve.csv").set_index(["path", "step", "scorer"])["mean"]
+    assert curve["stay", 0, "average"] == curve["switch", 0, "average"]
+    assert curve["stay", 4, "oracle_psnr"] != curve["switch", 4, "oracle_psnr"]
+    assert (out / "curve.png").is_file()
+
+    # Moving to the next iteration is that iteration: its end draws what the trained checkpoint draws.
+    raw["evaluate"]["prompt_sets"] = ["val"]
+    raw["evaluate"]["references"] = []
+    later = Params.model_validate(raw)
+    run_generate(later, "val", "iter2")
+    run_score(later, "val", "iter2")
+    expected = pd.read_parquet("outputs/scores/val/iter2/scores.parquet")["oracle_psnr"]
+    ended = scores[(scores["path"] == "switch") & (scores["step"] == 4)]["oracle_psnr"]
+    assert list(ended) == list(expected)
+
+    before = sha256_tree(out)
+    continual.run_continual(params, "f5")
+    assert sha256_tree(out) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"next": "iter9"}, r"continual\.f5 must name iterations \(iter1, iter2\), got iter9"),
+        ({"finished": "iter2"}, r"continual\.f5\.next must be the iteration after iter2, got iter2"),
+        ({"every": 3}, r"continual\.f5\.every must divide the 4 updates of iter2, got 3"),
+        ({"prompts": "parti"}, r"continual\.f5\.prompts must be one of test, val, got parti"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(
+    raw: dict[str, Any], change: dict[str, Any], message: str
+) -> None:
+    raw["continual"]["f5"] |= change
+    Path("params.yaml").write_text(yaml.safe_dump(raw))
+    with pytest.raises(ParamsError, match=message):
+        load_params(Path("params.yaml"))

@@ -1,0 +1,149 @@
+"""A plan counts what the stages do, with FLOPs of the real architectures."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spin.cli import main
+from spin.errors import DataError
+from spin.models.flops import NetworkCost, build_denoiser, measure_networks
+from spin.params.schema import Params, load_params
+from spin.runtime.files import write_json
+from spin.tools.plan.counts import count_adapters, count_images
+from spin.tools.plan.estimate import make_plan
+from spin.tools.plan.published import CONFIGS
+from tests.models.tiny import ROOT
+
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+
+@pytest.fixture(scope="module")
+def sd15_cost() -> NetworkCost:
+    return measure_networks(*CONFIGS[SD15], resolution=512, bytes_per=2, checkpointing=False)
+
+
+def test_stable_diffusion_is_counted_as_large_as_it_is(sd15_cost: NetworkCost) -> None:
+    assert sd15_cost.parameters == 859_520_964
+    assert sd15_cost.forward == pytest.approx(0.803, abs=0.001)
+    assert (sd15_cost.forward + sd15_cost.backward) / sd15_cost.forward == pytest.approx(3.0, abs=0.01)
+    assert sd15_cost.encode / sd15_cost.forward == pytest.approx(1.39, abs=0.01)
+    assert sd15_cost.decode / sd15_cost.forward == pytest.approx(3.13, abs=0.01)
+
+
+def test_checkpointing_trades_time_for_memory(sd15_cost: NetworkCost) -> None:
+    saving = measure_networks(*CONFIGS[SD15], resolution=512, bytes_per=2, checkpointing=True)
+    assert (saving.forward + saving.backward) / saving.forward == pytest.approx(3.74, abs=0.05)
+    assert saving.activations < sd15_cost.activations / 2
+
+
+def params(**changes: object) -> Params:
+    raw = yaml.safe_load((ROOT / "profiles" / "toy.yaml").read_text())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        raw[section][name] = value
+    return Params.model_validate(raw)
+
+
+COST = NetworkCost(
+    parameters=1000, forward=1.0, backward=2.0, activations=4, encode=0.5, decode=0.25, latents=16, text=32
+)
+
+
+def test_a_pair_costs_four_forwards_and_two_backwards() -> None:
+    work = {item.name: item for item in make_plan(params(), COST, 512, 256, 0).work}
+    assert work["train iter1"].images == 64 * 32
+    assert work["train iter1"].forwards == 4 * 64 * 32
+    assert work["train iter1"].tflop == 8 * 64 * 32
+    assert work["train sft"].tflop == 4 * 64 * 32, "an image alone costs half a pair"
+
+
+def test_the_exact_objective_costs_ten_forwards_a_step() -> None:
+    exact = params(objective__kind="exact", objective__timestep_weighting="exact")
+    work = {item.name: item for item in make_plan(exact, COST, 512, 256, 0).work}
+    assert work["train iter1"].forwards == 6 * 15 * 64 * 32
+    assert work["train iter1"].tflop == 10 * 15 * 64 * 32
+    assert work["train dpo"].tflop == 8 * 64 * 32, "a baseline keeps its own objective"
+
+
+def test_guidance_doubles_the_cost_of_drawing() -> None:
+    alone = make_plan(params(opponents__guidance_scale=1.0), COST, 512, 256, 0)
+    guided = make_plan(params(opponents__guidance_scale=3.0), COST, 512, 256, 0)
+    drawn = [{item.name: item for item in plan.work}["draw opponents"] for plan in (alone, guided)]
+    assert drawn[0].images == 3 * 512
+    assert drawn[1].forwards == 2 * drawn[0].forwards == 2 * 3 * 512 * 15
+
+
+def test_all_earlier_iterates_draw_one_more_set_each_iteration() -> None:
+    plan = make_plan(params(opponents__drawn_by="all_earlier"), COST, 100, 10, 0)
+    assert {item.name: item for item in plan.work}["draw opponents"].images == 100 * (1 + 2 + 3)
+
+
+def test_adapters_are_trained_and_stored_instead_of_the_network() -> None:
+    lora = {"rank": 4, "alpha": 4.0, "targets": ["to_q"]}
+    whole, low_rank = (
+        make_plan(params(), COST, 9, 9, 50),
+        make_plan(params(training__lora=lora), COST, 9, 9, 50),
+    )
+    assert (whole.trainable, low_rank.trainable) == (1000, 50)
+    assert low_rank.disk["checkpoints"] == pytest.approx(whole.disk["checkpoints"] / 20)
+
+
+def test_nothing_is_held_for_training_where_nothing_trains() -> None:
+    raw = params().model_dump()
+    raw |= {"data": {"kind": "none"}, "iterations": {}, "baselines": {}}
+    raw["released"] = {"other": {"source": "folder", "revision": None}}
+    raw["prompt_sets"] = {"gallery": {"prompts": "spin_figure2", "source": None}}
+    raw["evaluate"] |= {"models": ["base", "other"], "references": [], "prompt_sets": ["gallery"]}
+    raw["tables"]["over"] = ["base"]
+    plan = make_plan(Params.model_validate(raw), COST, 0, 3, 0)
+    assert (plan.trainable, plan.memory) == (0, {})
+    assert [name for name, amount in plan.disk.items() if amount] == ["evaluation images"]
+    assert [item.name for item in plan.work] == ["draw evaluation images"]
+
+
+def test_the_images_of_another_data_set_that_was_brought_in_here_do_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sd15 = load_params(ROOT / "profiles" / "sd15.yaml")
+    card = {"source": "the embedded world", "kept": {"train": 512}}
+    write_json(tmp_path / "outputs/data/card.json", card)
+    with pytest.raises(DataError, match="give it with --images"):
+        count_images(sd15, None)
+    write_json(tmp_path / "outputs/data/card.json", card | {"source": "yuvalkirstain/pickapic_v2"})
+    assert count_images(sd15, None) == 512
+
+
+def test_adapters_are_counted_as_peft_makes_them(tiny_base: Path) -> None:
+    from peft import LoraConfig
+
+    network = build_denoiser(json.loads((tiny_base / "unet" / "config.json").read_text()))
+    targets = ["to_q", "to_out.0"]
+    expected = count_adapters(network, 3, targets)
+    network.add_adapter(LoraConfig(r=3, target_modules=targets), "player")
+    assert sum(weight.numel() for name, weight in network.named_parameters() if "lora" in name) == expected
+
+
+def test_the_command_prints_a_plan_of_every_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    for profile in sorted((ROOT / "profiles").glob("toy*.yaml")):
+        assert main(["plan", "--params", str(profile), "--gpu", "t4", "--json"]) == 0
+        plan = json.loads(capsys.readouterr().out)
+        stages = load_params(profile)
+        assert {f"train {name}" for name in stages.iterations} <= plan["hours"].keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpu", "abacus"], "--gpu must be one of"),
+        (["--gpus", "0"], "--gpus must be > 0, got 0"),
+        (["--params", "nowhere.yaml"], "must be a parameter file, found none"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--params", str(ROOT / "profiles/toy.yaml"), *options]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,209 @@
+"""MLflow remembers the stages and the registry, and never costs a stage its result."""
+
+import hashlib
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spin.params.schema import Params, load_params
+from spin.runtime.files import read_json, write_json
+from spin.runtime.provenance import content_md5, git_revision, recorded_md5s
+from spin.tracking.configuration import configuration_hash, flatten
+from spin.tracking.registry import describe_models, register_models
+from spin.tracking.runs import forgiving, stage_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(ROOT / "profiles" / "toy.yaml")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's root whose MLflow store is its own."""
+    pytest.importorskip("mlflow", minversion="3")
+    for name in ("MLFLOW_TRACKING_URI", "SPIN_TRACKING", "SPIN_PREFECT_RUN_ID", "PREFECT__FLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    return tmp_path
+
+
+def runs(root: Path, experiment: str, where: str = "") -> list[Any]:
+    with forgiving(root) as client:
+        found = client.get_experiment_by_name(experiment)
+        return list(client.search_runs([found.experiment_id], where))
+
+
+def test_a_rerun_is_a_new_child_of_the_same_parent_and_the_newest_is_tagged(
+    store: Path, params: Params
+) -> None:
+    curve = [{"step": step, "loss": 0.7 - step / 100, "margin": float("nan")} for step in range(1, 1201)]
+    (store / "weights").write_text("w")
+    for _ in range(2):
+        with stage_run(params, "train@iter1", store) as run:
+            run.metrics(curve)
+            run.params({"beta": 10000.0})
+            run.outputs(Path("weights"))
+            run.parent_metric({"win_rate": 0.6}, step=1)
+    experiment = params.tracking.experiment
+    (parent,) = runs(store, experiment, "tags.`spin.kind` = 'self-play'")
+    children = runs(store, experiment, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert sorted(child.data.tags["spin.newest"] for child in children) == ["false", "true"]
+    assert parent.data.params["iterations.iter1.beta"] == str(params.iterations["iter1"].beta)
+    assert parent.data.metrics == {"win_rate": 0.6}
+    child = children[0]
+    assert child.info.run_name == "train@iter1"
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["spin.iteration"] == "1"
+    assert child.data.tags["dvc.out.weights"] == hashlib.md5(b"w").hexdigest()
+    assert set(child.data.metrics) == {"loss"}, "NaN is left out"
+    with forgiving(store) as client:
+        history = client.get_metric_history(child.info.run_id, "loss")
+    assert [point.step for point in history] == list(range(1, 1201)), "more than one batch, none lost"
+
+
+def test_pictures_datasets_and_the_prefect_run_are_kept(
+    store: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPIN_PREFECT_RUN_ID", "a-run")
+    (store / "grid.png").write_bytes(b"png")
+    with stage_run(params, "report", store) as run:
+        run.image(store / "grid.png")
+        run.dataset("training images", store / "grid.png", {"count": 3})
+    (child,) = runs(store, params.tracking.experiment, "tags.`spin.stage` = 'report'")
+    assert child.data.tags["prefect.run"] == "a-run"
+    assert child.inputs.dataset_inputs[0].dataset.digest == content_md5(store / "grid.png")
+    assert (store / ".spin/mlflow/artifacts" / child.info.run_id / "artifacts/images/grid.png").is_file()
+
+
+def test_an_unreachable_server_costs_one_warning(
+    store: Path, params: Params, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with caplog.at_level(logging.WARNING, "spin.tracking.runs"), stage_run(params, "tables@test", store):
+        pass
+    (record,) = [each for each in caplog.records if each.name == "spin.tracking.runs"]
+    assert record.getMessage().startswith("MLflow was not written (")
+    assert record.getMessage().endswith("the results are on disk.")
+
+
+def test_a_failed_stage_keeps_its_own_error_and_writes_nothing(store: Path, params: Params) -> None:
+    with pytest.raises(ZeroDivisionError), stage_run(params, "tables@test", store):
+        raise ZeroDivisionError
+    assert not (store / ".spin").exists()
+
+
+def test_without_the_library_and_when_switched_off_a_stage_ends_well(tmp_path: Path) -> None:
+    code = f"""
+import importlib.machinery, importlib.util, os, sys
+from pathlib import Path
+sys.modules["mlflow"] = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("mlflow", None))
+from spin.params.schema import load_params
+from spin.tracking.runs import stage_run
+for switch in ("on", "off"):
+    os.environ["SPIN_TRACKING"] = switch
+    with stage_run(load_params(Path("profiles/toy.yaml")), "tables", Path({str(tmp_path)!r})) as run:
+        run.metric({{"a": 1.0}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("MLflow is not installed")
+
+
+def test_configuration_hash_ignores_names_of_mlflow_and_sees_every_value(params: Params) -> None:
+    renamed = params.tracking.model_copy(update={"experiment": "other"})
+    assert configuration_hash(params.model_copy(update={"tracking": renamed})) == configuration_hash(params)
+    assert configuration_hash(params.model_copy(update={"seed": params.seed + 1})) != configuration_hash(
+        params
+    )
+    assert flatten(params.model_dump())["training.adam_betas"] == "0.9, 0.999"
+
+
+def test_content_md5_is_dvcs_own(tmp_path: Path) -> None:
+    pytest.importorskip("dvc")
+    folder = tmp_path / "out"
+    (folder / "b" / "c").mkdir(parents=True)
+    for name in ("z", "b.txt", "b/x", "b/c/é"):
+        (folder / name).write_text(name, encoding="utf-8")
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--no-scm", "-q"], cwd=tmp_path, check=True)
+    subprocess.run([*dvc, "add", "-q", "out"], cwd=tmp_path, check=True)
+    (entry,) = yaml.safe_load((tmp_path / "out.dvc").read_text())["outs"]
+    assert content_md5(folder) == entry["md5"]
+
+
+def test_recorded_md5s_and_git_revision_are_empty_where_there_is_nothing(tmp_path: Path) -> None:
+    assert recorded_md5s(tmp_path) == {}
+    assert git_revision(tmp_path) == ("unknown", False)
+
+
+@pytest.fixture
+def trained(store: Path, params: Params) -> Path:
+    """A root with three checkpoints and a summary whose champion is iter2."""
+    for name in params.iterations:
+        folder = store / "outputs" / "checkpoints" / name
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text(name)
+    rates = {name: {"average": 0.6 + n / 100} for n, name in enumerate(params.iterations)}
+    write_json(store / "outputs/tables/test/summary.json", {"champion": "iter2", "win_rate_over_base": rates})
+    return store
+
+
+def test_registering_twice_adds_no_version_and_new_weights_add_one(trained: Path, params: Params) -> None:
+    name = params.tracking.registered_model
+
+    def versions() -> dict[str, list[str]]:
+        with forgiving(trained) as client:
+            found = client.search_model_versions(f"name = '{name}'")
+            assert client.get_model_version_by_alias(name, "champion").tags["model"] == "iter2"
+        models = [version.tags["model"] for version in found]
+        return {model: [v.source for v in found if v.tags["model"] == model] for model in sorted(models)}
+
+    register_models(params, trained)
+    register_models(params, trained)
+    first = {f"iter{n}": [f"dvc:///outputs/checkpoints/iter{n}"] for n in (1, 2, 3)}
+    assert versions() == first
+    (trained / "outputs/checkpoints/iter2/weights").write_text("better")
+    register_models(params, trained)
+    assert versions() == first | {"iter2": first["iter2"] * 2}
+    listed = read_json(trained / "outputs/registry/registry.json")
+    assert [entry["champion"] for entry in listed["models"]] == [False, True, False]
+
+
+def test_missing_checkpoints_are_told_in_one_sentence(trained: Path, params: Params) -> None:
+    (trained / "outputs/checkpoints/iter3/weights").unlink()
+    (trained / "outputs/checkpoints/iter3").rmdir()
+    with pytest.raises(
+        Exception, match=r"iter3 must be a checkpoint, found none; run the stage train@iter3 first\."
+    ):
+        describe_models(params, trained)
+
+
+def test_a_store_that_cannot_be_opened_costs_one_warning(
+    params: Params, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
+    with stage_run(params, "train@iter1", store) as run:
+        run.metric({"loss": 0.5})
+    assert "MLflow was not written" in caplog.text
+
+
+def test_a_store_that_stays_locked_costs_one_warning(
+    params: Params, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr("spin.tracking.runs.LOCK_SECONDS", 0.1)
+    folder = store / ".spin" / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "write.lock"), stage_run(params, "train@iter1", store) as run:
+        run.metric({"loss": 0.5})
+    assert "MLflow was not written" in caplog.text
