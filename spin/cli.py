@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spin.errors import SpinError
+from spin.params.experimental import experimental_help
 from spin.params.schema import load_params
 from spin.stages.stage import Item
 from spin.stages.table import STAGES, stage_of
@@ -64,7 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     for stage in STAGES.values():
         if stage.name == "baseline":
             continue  # `spin train` trains both
-        command = commands.add_parser(stage.command, help=stage.help)
+        epilog = experimental_help() if stage.name in ("train", "opponents") else None
+        command = commands.add_parser(
+            stage.command,
+            help=stage.help,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         command.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
         command.set_defaults(run=_run_stage, command=stage.command, name=None, prompts=None)
         if stage.name == "score":

@@ -2,7 +2,8 @@
 
 images.parquet        key, row, image, sha256    every training image of the manifest and the pairs, by key
 captions.parquet      key, row, caption          every training and held-out caption, and the empty one, by key
-latents/shard-*/      posteriors.safetensors: mean and logvar, (n, C, h, w) fp32, before scaling
+latents/shard-*/      posteriors.safetensors: mean and logvar, (n, C, h, w) fp32, before scaling; with flips also
+                      mean_flipped and logvar_flipped, of the mirrored images
 captions/shard-*/     text.safetensors: what the text says to the denoiser, such as encoder_hidden_states (n, L, D)
 cache.json            the digest of every shard in order, and of the encoders
 
@@ -32,7 +33,7 @@ from spin.runtime.files import read_json, read_parquet, replacing_dir, sha256_fi
 from spin.runtime.images import open_rgb, to_pixel_values
 from spin.runtime.progress import Progress
 from spin.runtime.shards import link_or_copy, my_shards, progress_over, wait_for_all, work_key
-from spin.runtime.tensors import ShardedTensors, holds, save_shard
+from spin.runtime.tensors import FLIPPED, ShardedTensors, holds, posteriors_at, save_shard
 
 SHARD_SIZE = 1024
 PREPROCESSING = {"latents": "rgb in [-1, 1], fp32", "captions": "as they are, fp32"}
@@ -55,11 +56,12 @@ def write_cache(
     diffusion: LatentDiffusion,
     reference: Mapping[str, Any],
     batch_size: int,
+    flips: bool = False,
 ) -> None:
     """Encode every training image and caption of the data set in `data` and make the folder `out` of them.
 
     `store` keeps the shards by digest from run to run; those of the last data set that this one does not share are
-    removed. `reference` is the model.json of the base that `diffusion` is. Processes share the work; the first one
+    removed. `reference` is the model.json of the base that `diffusion` is; with `flips` every image is encoded mirrored too. Processes share the work; the first one
     writes `out`, all or nothing.
     """
     images, captions = _names(data)
@@ -68,10 +70,8 @@ def write_cache(
     _check_unchanged(read_manifest(data), dict(zip(images, contents, strict=True)), data)
 
     def encode_images(rows: range) -> dict[str, Tensor]:
-        mean, logvar = diffusion.encode_images(
-            to_pixel_values([open_rgb(data / images[row]) for row in rows])
-        )
-        return {"mean": mean, "logvar": logvar}
+        pixel_values = to_pixel_values([open_rgb(data / images[row]) for row in rows])
+        return encode_both_ways(diffusion, pixel_values) if flips else encode(diffusion, pixel_values)
 
     def encode_captions(rows: range) -> dict[str, Tensor]:
         return diffusion.encode_prompts([captions[row] for row in rows])
@@ -80,7 +80,9 @@ def write_cache(
     vae = {part: digest for part, digest in encoders.items() if part in ("vae", "file")}
     text = {part: digest for part, digest in encoders.items() if part != "vae"}
     keys = {
-        "latents": _write_part(store, "latents", contents, vae, encode_images, batch_size),
+        "latents": _write_part(
+            store, "latents", contents, {**vae, "flips": flips}, encode_images, batch_size
+        ),
         "captions": _write_part(store, "captions", captions, text, encode_captions, batch_size),
     }
     wait_for_all()
@@ -92,6 +94,19 @@ def write_cache(
         for part, part_keys in keys.items():
             _collect(store / part, folder / part, _FILES[part], part_keys)
         write_json(folder / "cache.json", {"encoders": encoders, **keys})
+
+
+def encode(diffusion: LatentDiffusion, pixel_values: Tensor) -> dict[str, Tensor]:
+    """Posteriors of images (B, 3, H, W) in [-1, 1]: mean and logvar, each (B, C, h, w) on the CPU, before scaling."""
+    mean, logvar = diffusion.encode_images(pixel_values)
+    return {"mean": mean.cpu(), "logvar": logvar.cpu()}
+
+
+def encode_both_ways(diffusion: LatentDiffusion, pixel_values: Tensor) -> dict[str, Tensor]:
+    """`encode` of the images and of their mirror images: an autoencoder's latents cannot be mirrored themselves."""
+    mirrored = encode(diffusion, pixel_values.flip(-1))
+    named = {f"{name}{FLIPPED}": tensor for name, tensor in mirrored.items()}
+    return encode(diffusion, pixel_values) | named
 
 
 def _names(data: Path) -> tuple[list[str], list[str]]:
@@ -119,7 +134,7 @@ def _write_part(
     store: Path,
     part: str,
     contents: Sequence[str],
-    encoder: Mapping[str, str],
+    encoder: Mapping[str, object],
     encode: Callable[[range], dict[str, Tensor]],
     batch_size: int,
 ) -> list[str]:
@@ -239,10 +254,11 @@ class Cache:
                 "image when it was made; run `spin cache` again."
             )
 
-    def posteriors(self, images: Iterable[str]) -> tuple[Tensor, Tensor]:
-        """(mean, logvar) of the images, each (B, C, h, w), before scaling."""
-        rows = self._images.rows(list(images))
-        return self._latents.rows("mean", rows), self._latents.rows("logvar", rows)
+    def posteriors(
+        self, images: Iterable[str], flipped: Sequence[bool] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(mean, logvar) of the images, mirrored where `flipped` says so, each (B, C, h, w), before scaling."""
+        return posteriors_at(self._latents, self._images.rows(list(images)), flipped)
 
     def text(self, captions: Iterable[str]) -> Conditioning:
         """What the captions say to the denoiser: every tensor of the family, one row a caption."""

@@ -1,6 +1,5 @@
 """Where a result comes from: code revision, weights, and what training cost."""
 
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from spin.errors import EvaluationError
 from spin.method.exact import exact_forwards
 from spin.models.checkpoint import weights_digest
 from spin.params.schema import Params
+from spin.runtime.provenance import git_revision
 
 
 class ModelLineage(NamedTuple):
@@ -34,21 +34,12 @@ class StageCost(NamedTuple):
     """In forward passes of one image through the network, a backward pass counted as two."""
 
 
-def git_revision(folder: Path) -> str:
+def revision_line(folder: Path) -> str:
     """Name the commit checked out in `folder`, and whether files differ from it."""
-    try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
+    commit, changed = git_revision(folder)
+    if commit == "unknown":
         return "no git commit"
     return f"{commit} with uncommitted changes" if changed else commit
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=30
-    )
-    return done.stdout.strip()
 
 
 def read_lineage(params: Params, checkpoints: Path) -> list[ModelLineage]:
@@ -80,12 +71,14 @@ def read_curves(curves: Path, stages: Sequence[str]) -> dict[str, pd.DataFrame]:
 def costs(curves: dict[str, pd.DataFrame], params: Params) -> list[StageCost]:
     """Count what the training stages took: the player forward and backward and the reference forward, on every image.
 
-    A pair is two images, so 8 forwards; an image of supervised fine-tuning is 4; the exact objective walks the chain.
+    A pair is two images, so 8 forwards; an image of supervised fine-tuning is 3, and 4 in the updates whose row of the
+    curve holds a change against the reference; the exact objective walks the chain.
     """
     rows = []
     for stage, frame in curves.items():
         images = len(frame) * params.training.batch_size
-        forwards = images * (8 if "error_gen" in frame else 4)
+        measured = int(frame["error_real_change"].notna().sum()) * params.training.batch_size
+        forwards = 8 * images if "error_gen" in frame else 3 * images + measured
         if stage in params.iterations and params.objective.kind == "exact":
             forwards = exact_forwards(images, params.opponents.num_inference_steps)
         rows.append(StageCost(stage, len(frame), images, forwards))

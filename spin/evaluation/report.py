@@ -19,7 +19,7 @@ from spin.evaluation.figures import draw_curves, draw_radar, draw_scores, draw_w
 from spin.evaluation.findings import findings, limits
 from spin.evaluation.gallery import GalleryRow, draw_grid, read_gallery
 from spin.evaluation.labels import model_colours, model_label, scorer_label
-from spin.evaluation.lineage import costs, git_revision, read_curves, read_lineage
+from spin.evaluation.lineage import costs, read_curves, read_lineage, revision_line
 from spin.evaluation.measures import Measures
 from spin.evaluation.notes import comparisons_line
 from spin.evaluation.table import Table
@@ -113,7 +113,7 @@ def _numbers(
 def _origin(params: Params, checkpoints: Path) -> dict[str, Any]:
     """What the page says about where the numbers come from."""
     return {
-        "revision": git_revision(Path.cwd()),
+        "revision": revision_line(Path.cwd()),
         "lineage": read_lineage(params, checkpoints),
         "parameters": yaml.safe_dump(params.model_dump(), sort_keys=False),
     }

@@ -20,6 +20,8 @@ grow with K but for the trajectories: 4 K + 2 latents per pair, and their noise.
 the opponent's 2 K, the player's 2 K without gradient, and its 2 K with gradient, which count three times.
 """
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -37,6 +39,9 @@ PredictEps = Callable[[Tensor, int], Tensor]
 
 MAX_FLOP = 1e18
 """Training by the exact objective is refused above this: about an hour of a datacentre GPU in bf16."""
+OVERRIDE = "SPIN_EXACT_TFLOP"
+"""Environment variable with another limit in TFLOP, or "none". In the environment, since what one can afford is no part of
+the method and must not make a finished training stale."""
 
 
 class Trajectories(NamedTuple):
@@ -180,15 +185,28 @@ def exact_forwards(num_pairs: int, num_steps: int) -> int:
 
 
 def require_affordable(num_pairs: int, num_steps: int, flop_per_forward: int) -> None:
-    """Raise `ParamsError` where training by the exact objective would cost more than `MAX_FLOP`.
+    """Raise `ParamsError` where training by the exact objective would cost more than `MAX_FLOP`, or what OVERRIDE allows.
 
     `num_pairs` counts every visit: batch size times updates; `flop_per_forward` is of one sample, multiply-add = 2.
     """
-    forwards = exact_forwards(num_pairs, num_steps)
-    if forwards * flop_per_forward > MAX_FLOP:
+    forwards, limit = exact_forwards(num_pairs, num_steps), _affordable_flop()
+    if forwards * flop_per_forward > limit:
         raise ParamsError(
-            f"objective.kind: exact must cost at most {MAX_FLOP / 1e12:,.0f} TFLOP an iteration, got {num_pairs:,} "
+            f"objective.kind: exact must cost at most {limit / 1e12:,.0f} TFLOP an iteration, got {num_pairs:,} "
             f"pairs x {num_steps} steps x 10 = {forwards:,} forward passes of {flop_per_forward / 1e12:.3g} TFLOP, "
             f"{forwards * flop_per_forward / 1e12:,.0f} TFLOP in all; take approximate, or fewer sampler steps, "
-            "updates or pairs."
+            f"updates or pairs, or set {OVERRIDE} to what you can pay, or to none."
         )
+
+
+def _affordable_flop() -> float:
+    given = os.environ.get(OVERRIDE)
+    if given is None:
+        return MAX_FLOP
+    try:
+        limit = math.inf if given == "none" else float(given) * 1e12
+    except ValueError:
+        limit = math.nan
+    if not limit > 0:
+        raise ParamsError(f"{OVERRIDE} must be a number of TFLOP above 0, or none, got {given}; correct it.")
+    return limit

@@ -78,18 +78,18 @@ class NoiseSchedule:
         return self.signal**2 / (self.signal**2 + self.noise**2)
 
     def alpha_bar(self, timesteps: Tensor) -> Tensor:
-        """Gather alphas_cumprod at timesteps (B,) -> (B,) float64."""
-        return self.alphas_cumprod.to(timesteps.device)[timesteps]
+        """Gather alphas_cumprod at timesteps (B,) -> (B,) float64 on the CPU."""
+        return self.alphas_cumprod[timesteps.cpu()]
 
     def snr(self, timesteps: Tensor) -> Tensor:
-        """Signal-to-noise ratio signal^2 / noise^2, (B,) -> (B,) float64."""
-        return ((self.signal / self.noise) ** 2).to(timesteps.device)[timesteps]
+        """Signal-to-noise ratio signal^2 / noise^2, (B,) -> (B,) float64 on the CPU."""
+        return ((self.signal / self.noise) ** 2)[timesteps.cpu()]
 
     def times(self, timesteps: Tensor) -> Tensor:
         """How the network is told the timesteps (B,): as they are, or T sigma_t (B,) fp32 for flow matching."""
         if not self.scaled_time:
             return timesteps
-        return self.num_train_timesteps * self.noise.to(timesteps.device)[timesteps].float()
+        return self.num_train_timesteps * self.noise.float().to(timesteps.device)[timesteps]
 
     def add_noise(self, x_0: Tensor, eps: Tensor, timesteps: Tensor) -> Tensor:
         """Forward noising x_t = signal x_0 + noise eps, computed in fp32.
@@ -154,8 +154,11 @@ class NoiseSchedule:
     def _scales(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise at timesteps (B,), each (B, 1, 1, 1) in the wider of fp32 and `like`'s dtype."""
         dtype, shape = torch.promote_types(like.dtype, torch.float32), (-1, *[1] * (like.ndim - 1))
-        signal, noise = (scale.to(timesteps.device)[timesteps] for scale in (self.signal, self.noise))
-        return signal.reshape(shape).to(dtype), noise.reshape(shape).to(dtype)
+        # Rounded before they move: some devices, such as Apple's, have no float64.
+        signal, noise = (
+            scale.to(dtype).to(timesteps.device)[timesteps] for scale in (self.signal, self.noise)
+        )
+        return signal.reshape(shape), noise.reshape(shape)
 
 
 def unknown_prediction_type(prediction_type: str) -> ModelError:

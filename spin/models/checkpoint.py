@@ -50,20 +50,24 @@ def load_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     fuse: bool = True,
+    with_text: bool = True,
 ) -> LatentDiffusion:
     """Load a base, trained or released checkpoint folder, in eval mode.
 
-    The adapter of a LoRA checkpoint is added to the weights, or left out if `fuse` is False.
+    Without text the encoders and tokenizers of captions are left out, where captions come from the cache. The adapter of a LoRA checkpoint is added to the weights, or left out if `fuse` is False.
     Raises `ModelError` if it is missing or torn, or if a base that is not the hub's has other weights than recorded.
     """
     reference = read_reference(checkpoint)
     base = _unchanged_base(reference)
     denoiser = _denoiser_folder(checkpoint, reference, base)
+    without = () if with_text else base.family.text_parts()
     try:
         if base.file is None:
-            model = read_folder(base.family, base.folder, base.source, denoiser, dtype)
+            model = read_folder(base.family, base.folder, base.source, denoiser, dtype, without)
         else:
-            model = read_single_file(base.family, base.file, base.folder, base.source, denoiser, dtype)
+            model = read_single_file(
+                base.family, base.file, base.folder, base.source, denoiser, dtype, without
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise _torn(checkpoint, error) from None
     if fuse and "lora" in reference:
@@ -76,13 +80,11 @@ def load_to_draw(
 ) -> LatentDiffusion:
     """Load a checkpoint with its denoiser in the format it draws in, rounded after an adapter is fused.
 
-    The autoencoder stays in fp32. Without text the text encoders stay on the CPU: captions come from the cache.
+    The autoencoder stays in fp32. `with_text` as in `load_model`.
     """
-    model = load_model(checkpoint)
+    model = load_model(checkpoint, with_text=with_text)
     torch.nn.Module.to(model.denoiser, dtype)  # diffusers' own `to` warns of layers these families have not
-    for network in model.networks() if with_text else (model.vae, model.denoiser):
-        network.to(device)
-    return model
+    return model.to(device)
 
 
 def load_denoiser(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from spin.errors import FileError, ModelError
 from spin.runtime.files import read_json
+from spin.runtime.hub import fetch, is_hub_id
 
 _HUB_EXTRAS = ["*.fp16.*", "*.fp16-*", "*non_ema*", "safety_checker/*", "*.onnx*"]
 
@@ -90,7 +91,7 @@ def _without_revision(key: str, path: Path, revision: str | None) -> Path:
 
 
 def _check_hub_id(key: str, source: str, expected: str) -> None:
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if not is_hub_id(source):
         raise ModelError(
             f"{_source_key(key)} must be {expected} owner/name, but there is no folder {source}; correct the path."
         )
@@ -101,21 +102,7 @@ def _source_key(key: str) -> str:
 
 
 def _from_hub(key: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                source, revision=revision, allow_patterns=list(patterns), ignore_patterns=_HUB_EXTRAS
-            )
-        )
-    except Exception as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        at = "" if revision is None else f" at revision {revision}"
-        raise ModelError(
-            f"{_source_key(key)} must be a folder or a model the hub has, but {source}{at} is neither here nor to be "
-            f"had ({cause}); check the name, the network and HF_TOKEN."
-        ) from None
+    return fetch(_source_key(key), source, revision, patterns, _HUB_EXTRAS)
 
 
 def read_config(path: Path, source: str) -> dict[str, Any]:

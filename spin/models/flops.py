@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from spin.errors import ModelError
+from spin.models.conditioning import Conditioning, square_geometry, to_device
+from spin.models.latent_diffusion import LatentDiffusion
 
 TERA = 1e12
 CLIP_TOKENS, T5_TOKENS = 77, 256
@@ -80,6 +82,19 @@ def build_denoiser(config: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
         network: nn.Module = getattr(diffusers, kind).from_config(config)
     return network
+
+
+def flop_of_prediction(diffusion: LatentDiffusion, text: Conditioning, resolution: int) -> int:
+    """Floating-point operations of one prediction of one sample, counted without running it; multiply-add = 2.
+
+    `text` is what one caption says to the denoiser, one row.
+    """
+    config: Any = diffusion.denoiser.config
+    network = build_denoiser({**config, "_class_name": type(diffusion.denoiser).__name__})
+    told = to_device(diffusion.with_geometry(text, square_geometry(1, resolution)), "meta")
+    x_t = torch.empty(1, *diffusion.latent_shape(resolution), device="meta")
+    times = torch.zeros(1, device="meta")
+    return round(TERA * _tflop(lambda: diffusion.predict(network, x_t, times, told)))
 
 
 def _inputs(network: Any, side: int) -> dict[str, Any]:

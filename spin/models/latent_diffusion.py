@@ -35,15 +35,33 @@ class LatentDiffusion(ABC):
     scheduler_config: dict[str, Any]
 
     @classmethod
-    @abstractmethod
     def from_parts(
         cls, parts: Mapping[str, Any], scheduler_config: dict[str, Any], index: Mapping[str, Any]
     ) -> Self:
         """Put together from networks and tokenizers by folder (None where absent) and the entries of model_index.json."""
+        named = {cls._field(part): parts[part] for part in (*cls.parts, *cls.tokenizers)}
+        family: Any = cls  # a dataclass of these fields
+        model: Self = family(scheduler_config=scheduler_config, **named, **cls.settings(index))
+        return model
 
-    @abstractmethod
+    @classmethod
+    def settings(cls, index: Mapping[str, Any]) -> dict[str, Any]:
+        """Further fields of the family, from the entries of model_index.json."""
+        return {}
+
+    @classmethod
+    def _field(cls, part: str) -> str:
+        return "denoiser" if part == cls.denoiser_folder else part
+
     def networks(self) -> list[nn.Module]:
-        """All networks, the denoiser included."""
+        """All networks there are, the denoiser included."""
+        found = (getattr(self, self._field(part)) for part in self.parts)
+        return [network for network in found if network is not None]
+
+    @classmethod
+    def text_parts(cls) -> tuple[str, ...]:
+        """Folders of the text encoders and tokenizers, which training does without: captions come from the cache."""
+        return (*(part for part in cls.parts if part not in ("vae", cls.denoiser_folder)), *cls.tokenizers)
 
     @abstractmethod
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

@@ -1,5 +1,6 @@
 """Networks and tokenizers from disk into a family's model, weights from safetensors alone."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,24 @@ from spin.models.latent_diffusion import LatentDiffusion
 
 
 def read_folder(
-    family: type[LatentDiffusion], folder: Path, source: str, denoiser: Path | None, dtype: torch.dtype
+    family: type[LatentDiffusion],
+    folder: Path,
+    source: str,
+    denoiser: Path | None,
+    dtype: torch.dtype,
+    without: Collection[str] = (),
 ) -> LatentDiffusion:
-    """Read a model in diffusers layout, its denoiser from the folder `denoiser` if that is given."""
+    """Read a model in diffusers layout, its denoiser from the folder `denoiser` if that is given.
+
+    Parts in `without` are left out; they are None in the model.
+    """
     parts: dict[str, Any] = dict.fromkeys((*family.parts, *family.tokenizers))
     for part in parts_present(family, folder, source):
-        if part != family.denoiser_folder or denoiser is None:
+        if part not in without and (part != family.denoiser_folder or denoiser is None):
             parts[part] = read_network(family, part, folder / part, dtype)
     if denoiser is not None:
         parts[family.denoiser_folder] = read_network(family, family.denoiser_folder, denoiser, dtype)
-    return _assemble(family, parts, folder, source)
+    return _assemble(family, parts, folder, source, without)
 
 
 def read_single_file(
@@ -31,11 +40,15 @@ def read_single_file(
     source: str,
     denoiser: Path | None,
     dtype: torch.dtype,
+    without: Collection[str] = (),
 ) -> LatentDiffusion:
-    """Read the weights of a single file, in the layout of the original repositories; configs come from `folder`."""
+    """Read the weights of a single file, in the layout of the original repositories; configs come from `folder`.
+
+    Parts in `without` are left out; they are None in the model.
+    """
     import diffusers
 
-    skipped = {} if denoiser is None else {family.denoiser_folder: None}
+    skipped = dict.fromkeys(without if denoiser is None else (*without, family.denoiser_folder))
     try:
         pipeline = getattr(diffusers, family.pipeline).from_single_file(
             str(file), config=str(folder), local_files_only=True, torch_dtype=dtype, **skipped
@@ -50,7 +63,7 @@ def read_single_file(
         parts[family.denoiser_folder] = read_network(family, family.denoiser_folder, denoiser, dtype)
     if parts["vae"].config.force_upcast:
         parts["vae"].float()
-    return _assemble(family, {**parts, **dict.fromkeys(family.tokenizers)}, folder, source)
+    return _assemble(family, {**parts, **dict.fromkeys(family.tokenizers)}, folder, source, without)
 
 
 def read_network(family: type[LatentDiffusion], part: str, folder: Path, dtype: torch.dtype) -> Any:
@@ -72,16 +85,16 @@ def read_network(family: type[LatentDiffusion], part: str, folder: Path, dtype: 
 
 
 def _assemble(
-    family: type[LatentDiffusion], parts: dict[str, Any], folder: Path, source: str
+    family: type[LatentDiffusion], parts: dict[str, Any], folder: Path, source: str, without: Collection[str]
 ) -> LatentDiffusion:
     from transformers import AutoTokenizer, CLIPTokenizer
 
     for name in family.tokenizers:
-        if (folder / name).is_dir():
+        if name not in without and (folder / name).is_dir():
             reader = CLIPTokenizer if (folder / name / "vocab.json").is_file() else AutoTokenizer
             parts[name] = reader.from_pretrained(folder / name, trust_remote_code=False)
     for name, part in parts.items():
-        if part is None and name not in family.optional_parts:
+        if part is None and name not in (*family.optional_parts, *without):
             raise ModelError(f"{source} must hold {name}, found none; use a complete model.")
         if isinstance(part, torch.nn.Module) and any(weight.is_meta for weight in part.parameters()):
             raise ModelError(

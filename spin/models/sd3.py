@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,32 +54,10 @@ class StableDiffusion3(LatentDiffusion):
     denoiser: SD3Transformer2DModel
     scheduler_config: dict[str, Any]
 
-    @classmethod
-    def from_parts(
-        cls, parts: Mapping[str, Any], scheduler_config: dict[str, Any], index: Mapping[str, Any]
-    ) -> Self:
-        """See `LatentDiffusion.from_parts`."""
-        return cls(
-            vae=parts["vae"],
-            text_encoder=parts["text_encoder"],
-            text_encoder_2=parts["text_encoder_2"],
-            text_encoder_3=parts["text_encoder_3"],
-            tokenizer=parts["tokenizer"],
-            tokenizer_2=parts["tokenizer_2"],
-            tokenizer_3=parts["tokenizer_3"],
-            denoiser=parts["transformer"],
-            scheduler_config=scheduler_config,
-        )
-
     @property
     def prediction_type(self) -> str:
         """`flow`."""
         return "flow"
-
-    def networks(self) -> list[nn.Module]:
-        """All networks there are, the denoiser included."""
-        third = [] if self.text_encoder_3 is None else [self.text_encoder_3]
-        return [self.vae, self.text_encoder, self.text_encoder_2, *third, self.denoiser]
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """(C, H, W) of the latents; raises `ParamsError` if the transformer's patches do not tile them."""

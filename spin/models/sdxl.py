@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -50,24 +50,9 @@ class StableDiffusionXL(LatentDiffusion):
     """
 
     @classmethod
-    def from_parts(
-        cls, parts: Mapping[str, Any], scheduler_config: dict[str, Any], index: Mapping[str, Any]
-    ) -> Self:
-        """See `LatentDiffusion.from_parts`."""
-        return cls(
-            vae=parts["vae"],
-            text_encoder=parts["text_encoder"],
-            text_encoder_2=parts["text_encoder_2"],
-            tokenizer=parts["tokenizer"],
-            tokenizer_2=parts["tokenizer_2"],
-            denoiser=parts["unet"],
-            scheduler_config=scheduler_config,
-            force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
-        )
-
-    def networks(self) -> list[nn.Module]:
-        """All networks, the denoiser included."""
-        return [self.vae, self.text_encoder, self.text_encoder_2, self.denoiser]
+    def settings(cls, index: Mapping[str, Any]) -> dict[str, Any]:
+        """Whether the empty prompt is all zeros."""
+        return {"force_zeros_for_empty_prompt": bool(index.get("force_zeros_for_empty_prompt", True))}
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

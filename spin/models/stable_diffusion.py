@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -36,23 +36,6 @@ class StableDiffusion(LatentDiffusion):
     tokenizer: CLIPTokenizer
     denoiser: UNet2DConditionModel
     scheduler_config: dict[str, Any]
-
-    @classmethod
-    def from_parts(
-        cls, parts: Mapping[str, Any], scheduler_config: dict[str, Any], index: Mapping[str, Any]
-    ) -> Self:
-        """See `LatentDiffusion.from_parts`."""
-        return cls(
-            vae=parts["vae"],
-            text_encoder=parts["text_encoder"],
-            tokenizer=parts["tokenizer"],
-            denoiser=parts["unet"],
-            scheduler_config=scheduler_config,
-        )
-
-    def networks(self) -> list[nn.Module]:
-        """All networks, the denoiser included."""
-        return [self.vae, self.text_encoder, self.denoiser]
 
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

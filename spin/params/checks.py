@@ -69,6 +69,11 @@ def check_names(params: ParamSections) -> None:
 
 def check_sections(params: ParamSections) -> None:
     """What one section asks of another."""
+    if params.training.horizontal_flip and params.opponents.latents == "direct":
+        raise ValueError(
+            "opponents.latents must be reencode with training.horizontal_flip, got direct; the sampler draws no mirrored "
+            "latents"
+        )
     if params.objective.kind == "exact" and params.opponents.drawn_by != "previous":
         raise ValueError(
             f"opponents.drawn_by must be previous with objective.kind exact, got {params.opponents.drawn_by}; the exact "

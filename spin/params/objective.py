@@ -8,12 +8,16 @@ from spin.params.section import Fraction, Section
 
 
 class ObjectiveParams(Section):
-    """The loss of the self-play iterations; the paper's choices are approximate, logistic, constant, previous."""
+    """The loss of the self-play iterations; the paper's choices are approximate, logistic, constant, previous.
+
+    All others but `shared_noise` are *experimental* (see `spin.params.experimental`).
+    """
 
     kind: Literal["approximate", "exact"]
     """`approximate` draws one timestep per pair. `exact` sums over a whole trajectory of as many DDIM steps (eta 1, no
     guidance) as the opponents are sampled with, which it draws anew at every visit: 10 forwards per pair and step
-    against 8 per pair. Refused above a size, and for flow matching."""
+    against 8 per pair. Refused for flow matching, and above 1e6 TFLOP an iteration unless the environment variable
+    SPIN_EXACT_TFLOP allows more."""
     function: Literal["logistic", "hinge", "squared", "exponential", "correlation"]
     """The convex decreasing function l of the margin; spin/objectives/functions.py compares them."""
     timestep_weighting: Literal["constant", "exact"]

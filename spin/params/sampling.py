@@ -39,7 +39,7 @@ class OpponentParams(SamplerParams):
     latents: Literal["reencode", "direct"]
     """`reencode` passes the opponent through the VAE as real images are; `direct` keeps the sampler's latents."""
     drawn_by: Literal["previous", "mixture", "all_earlier"]
-    """Fictitious self-play: `previous` is the paper's; `mixture` lets one of all earlier iterates, base included, draw
+    """`previous` is the paper's. The others, fictitious self-play, are *experimental*: `mixture` lets one of all earlier iterates, base included, draw
     each caption's image; `all_earlier` lets every one of them draw one."""
     safety_checker: str | None
     """Folder or hub id of a safety checker whose flagged opponents are never trained on, or null."""

@@ -39,8 +39,9 @@ class TrainingParams(Section):
     lora: LoraParams | None
     """Train low-rank adapters instead of the whole network, or null."""
     ema_decay: Fraction | None
-    """Save an exponential moving average of the weights with this decay, or null to save the last weights."""
+    """*Experimental*: save an exponential moving average of the weights with this decay; null saves the last weights."""
     optimizer: Literal["adamw", "adamw_8bit", "adafactor"]
+    """`adamw_8bit` and `adafactor` are *experimental*."""
     adam_betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
     adam_eps: PositiveFloat
     weight_decay: NonNegativeFloat
@@ -50,10 +51,14 @@ class TrainingParams(Section):
     """After the warm-up: hold, or decay to 0 by the last step."""
     caption_dropout: Probability
     """Share of captions replaced by the empty one, which keeps classifier-free guidance trained."""
+    horizontal_flip: bool
+    """Mirror half of the training images, each member of a pair by its own draw, as the peers do. Images and opponents are
+    encoded both ways; an object that has a left and a right, such as writing, is learned in both."""
     sample_posterior: bool
     """Draw training latents from the VAE's posterior (as the peers do) or take its mean."""
     timestep_sampling: Literal["uniform", "logit_normal"]
-    """How a pair's timestep is drawn: uniform is the papers'; logit_normal is SD3's (Esser et al. 2024, section 3.1)."""
+    """How a pair's timestep is drawn: uniform is the papers'; logit_normal, *experimental*, is SD3's (Esser et al.
+    2024, section 3.1)."""
     gradient_checkpointing: bool
     compile: bool
     """Compile the network with torch.compile; the first update takes minutes longer."""

@@ -1,6 +1,6 @@
 """Tensors of a data set in safetensors shards: written with a digest of their content, read by row."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from spin.runtime.files import replacing_file
 
 KEY = "spin.key"
 """The one metadata entry of a shard: a digest of what it encodes and how."""
+
+
+FLIPPED = "_flipped"
+"""Ending of the names of the tensors of mirrored images."""
 
 
 def save_shard(path: Path, tensors: dict[str, Tensor], key: str) -> None:
@@ -44,6 +48,7 @@ class ShardedTensors:
 
         Raises `DataError` if there is none, if one is torn, or if they are not those with the digests `keys`.
         """
+        self.folder = folder
         paths = sorted(folder.glob(f"shard-*/{file}.safetensors"))
         if not paths:
             raise DataError(
@@ -74,9 +79,10 @@ class ShardedTensors:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def rows(self, name: str, rows: Iterable[int]) -> Tensor:
-        """Gather rows of the tensor `name`, in the order given: (len(rows), ...)."""
-        return torch.stack([self._row(name, int(row)) for row in rows])
+    def rows(self, name: str | Sequence[str], rows: Sequence[int]) -> Tensor:
+        """Gather rows of the tensor `name`, or each of a tensor of its own, in the order given: (len(rows), ...)."""
+        names = [name] * len(rows) if isinstance(name, str) else name
+        return torch.stack([self._row(each, int(row)) for each, row in zip(names, rows, strict=True)])
 
     def _row(self, name: str, row: int) -> Tensor:
         if not 0 <= row < len(self):
@@ -85,3 +91,20 @@ class ShardedTensors:
         start = int(self._ends[shard - 1]) if shard else 0
         tensor: Tensor = self._shards[shard].get_slice(name)[row - start]
         return tensor
+
+
+def posteriors_at(
+    tensors: ShardedTensors, rows: Sequence[int], flipped: Sequence[bool] | None
+) -> tuple[Tensor, Tensor]:
+    """(mean, logvar) of images by row, each (B, C, h, w); those of the mirrored image where `flipped` says so.
+
+    Raises `DataError` if mirrored images are asked for and were not encoded.
+    """
+    if flipped is not None and f"mean{FLIPPED}" not in tensors.names:
+        raise DataError(
+            f"{tensors.folder} must hold mirrored images with training.horizontal_flip, found none; run `spin cache` "
+            "and `spin opponents` again."
+        )
+    marks = [FLIPPED if flip else "" for flip in flipped or [False] * len(rows)]
+    mean, logvar = (tensors.rows([f"{name}{mark}" for mark in marks], rows) for name in ("mean", "logvar"))
+    return mean, logvar

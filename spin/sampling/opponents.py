@@ -1,7 +1,8 @@
 """The opponent's move: earlier iterates draw images for the training captions.
 
 shard-*/images.parquet           id, row, drawn_by, flagged, png (bytes)
-shard-*/latents.safetensors      mean and logvar of the posterior, (n, C, h, w), before scaling; zeros where flagged
+shard-*/latents.safetensors      mean and logvar of the posterior, (n, C, h, w), before scaling; zeros where flagged;
+                                 with flips also mean_flipped and logvar_flipped, of the mirrored images
 index.parquet                    id, row of the manifest, drawn_by, flagged (why it is not trained on, or empty), in the
                                  order of the shards
 preview.png                      the first few images that are not flagged
@@ -19,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spin.data.cache import Cache
+from spin.data.cache import Cache, encode, encode_both_ways
 from spin.data.manifest import geometry_of, read_manifest
 from spin.errors import DataError
 from spin.models.latent_diffusion import LatentDiffusion
@@ -30,7 +31,7 @@ from spin.runtime.progress import Progress
 from spin.runtime.shards import collect_shards, write_shards
 from spin.runtime.tensors import ShardedTensors
 from spin.sampling.safety import SafetyChecker, reasons_to_skip
-from spin.sampling.sampler import sample_images
+from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
 
 PREVIEW_IMAGES = 32
@@ -53,6 +54,8 @@ class OpponentStage:
     seed: int
     weights: Mapping[str, str]
     """SHA-256 of the weights of each iterate, to be compared when the images are trained on."""
+    flips: bool = False
+    """Whether each image is encoded mirrored too."""
 
 
 def plan_draws(ids: Sequence[str], stage: OpponentStage) -> pd.DataFrame:
@@ -103,8 +106,8 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
                 parts.append(part)
                 progress.update(len(batch))
         pd.concat(frames).to_parquet(folder / "images.parquet", index=False)
-        mean, logvar = (torch.cat(side).contiguous() for side in zip(*parts, strict=True))
-        save_file({"mean": mean, "logvar": logvar}, folder / "latents.safetensors")
+        whole = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
+        save_file(whole, folder / "latents.safetensors")
 
     label = f"opponents {stage.iteration}"
     write_shards(work, len(plan), stage.params.shard_size, write_shard, label, "images")
@@ -116,28 +119,23 @@ def _draw(
     manifest: pd.DataFrame,
     batch: pd.DataFrame,
     checker: SafetyChecker | None,
-) -> tuple[pd.DataFrame, tuple[Tensor, Tensor]]:
-    """Draw a batch of one iterate: its rows of images.parquet, and its posteriors (mean, logvar)."""
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """Draw a batch of one iterate: its rows of images.parquet, and its posteriors by name."""
     captioned = manifest.iloc[batch["row"]]
     generators = [
         _stream(stage, identifier, name)
         for identifier, name in zip(batch["id"], batch["drawn_by"], strict=True)
     ]
-    images, latents = sample_images(
-        diffusion,
-        stage.cache.text(captioned["caption"]),
-        stage.cache.text([""]),
-        geometry_of(captioned),
-        generators,
-        stage.params,
-        stage.resolution,
-    )
+    text, empty = stage.cache.text(captioned["caption"]), stage.cache.text([""])
+    guidance = Guidance(text, empty, geometry_of(captioned))
+    images, latents = sample_images(diffusion, guidance, generators, stage.params, stage.resolution)
+
+    # Zeros stand for what must not be trained on.
     reasons = reasons_to_skip(images, latents, checker)
-    mean, logvar = _posterior(diffusion, images, latents, stage.params)
     kept = torch.tensor([not reason for reason in reasons]).reshape(-1, 1, 1, 1)
-    mean, logvar = (torch.where(kept, tensor, 0.0) for tensor in (mean, logvar))
+    posterior = _posterior(diffusion, images, latents, stage)
     frame = batch.assign(flagged=reasons, png=[_png(image) for image in images])
-    return frame, (mean, logvar)
+    return frame, {name: torch.where(kept, tensor, 0.0) for name, tensor in posterior.items()}
 
 
 def _stream(stage: OpponentStage, identifier: str, drawer: str) -> torch.Generator:
@@ -149,15 +147,13 @@ def _stream(stage: OpponentStage, identifier: str, drawer: str) -> torch.Generat
 
 
 def _posterior(
-    diffusion: LatentDiffusion, images: Tensor, latents: Tensor, params: OpponentParams
-) -> tuple[Tensor, Tensor]:
-    if params.latents == "direct":
+    diffusion: LatentDiffusion, images: Tensor, latents: Tensor, stage: OpponentStage
+) -> dict[str, Tensor]:
+    if stage.params.latents == "direct":
         raw = diffusion.unscale(latents)
-        return raw, torch.full_like(raw, -30.0)  # exp(-15): a deviation of nothing
-    mean, logvar = diffusion.encode_images(
-        to_pixel_values([Image.fromarray(image.numpy()) for image in images])
-    )
-    return mean.cpu(), logvar.cpu()
+        return {"mean": raw, "logvar": torch.full_like(raw, -30.0)}  # exp(-15): a deviation of nothing
+    pixel_values = to_pixel_values([Image.fromarray(image.numpy()) for image in images])
+    return encode_both_ways(diffusion, pixel_values) if stage.flips else encode(diffusion, pixel_values)
 
 
 def collect_opponents(stage: OpponentStage, work: Path, out: Path) -> None:

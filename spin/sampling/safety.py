@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from spin.errors import ModelError
+from spin.runtime.hub import fetch, is_hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -64,21 +65,12 @@ class SafetyChecker:
 def _find(source: str) -> Path:
     if Path(source).is_dir():
         return Path(source)
-    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+    if not is_hub_id(source):
         raise ModelError(
             f"opponents.safety_checker must be a folder, a hub id owner/name or null, but there is no folder {source}; "
             "correct the path."
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=_HUB_FILES))
-    except Exception as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"opponents.safety_checker must be a folder or a model the hub has, but {source} is neither here nor to be "
-            f"had ({cause}); check the name, the network and HF_TOKEN."
-        ) from None
+    return fetch("opponents.safety_checker", source, None, _HUB_FILES)
 
 
 def reasons_to_skip(images: Tensor, latents: Tensor, checker: SafetyChecker | None) -> list[str]:

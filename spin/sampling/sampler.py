@@ -5,7 +5,7 @@ batch it is drawn in, on the shard or on the rank, up to the rounding of a diffe
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,59 +30,73 @@ _STOCHASTIC = ("ddim", "ddpm")
 
 def check_samplers(params: Params, prediction_type: str) -> None:
     """Raise `ParamsError` if opponents or evaluation name a sampler that a base with this prediction type has not."""
-    for section, sampler in (("opponents", params.opponents), ("evaluate", params.evaluate)):
-        if prediction_type == "flow" and sampler.scheduler != "euler":
-            raise ParamsError(
-                f"{section}.scheduler must be euler with a flow-matching base, got {sampler.scheduler}; change it."
-            )
+    for section, sampler in (("opponents.", params.opponents), ("evaluate.", params.evaluate)):
+        _check_sampler(section, sampler.scheduler, flow=prediction_type == "flow")
+
+
+def _check_sampler(section: str, scheduler: str, flow: bool) -> None:
+    """A flow-matching base is drawn from by `euler` alone, its ordinary differential equation's solver."""
+    if flow and scheduler != "euler":
+        raise ParamsError(
+            f"{section}scheduler must be euler with a flow-matching base, got {scheduler}; change it."
+        )
 
 
 def make_sampler(scheduler_config: dict[str, Any], params: SamplerParams) -> Any:
     """Return the diffusers scheduler named by `params`, on the base's noise schedule, set to the number of steps.
 
-    A flow-matching base is drawn from with `euler` alone, its ordinary differential equation's; `ParamsError` for others.
+    Raises `ParamsError` for one that the base has not.
     """
     import diffusers
 
     config = LATENT_DEFAULTS | scheduler_config
     name, changes = _CLASSES[params.scheduler]
     if str(scheduler_config.get("_class_name", "")).startswith("FlowMatch"):
-        if params.scheduler != "euler":
-            raise ParamsError(
-                f"scheduler must be euler with a flow-matching base, got {params.scheduler}; "
-                "set opponents.scheduler and evaluate.scheduler to euler."
-            )
+        _check_sampler("", params.scheduler, flow=True)
         name, config = "FlowMatchEulerDiscreteScheduler", scheduler_config
     sampler = getattr(diffusers, name).from_config(config, **changes)
     sampler.set_timesteps(params.num_inference_steps)
     return sampler
 
 
+class Guidance(NamedTuple):
+    """What both branches of classifier-free guidance are told."""
+
+    text: Conditioning
+    """Of the prompts, one row an image."""
+    empty: Conditioning
+    """Of the empty prompt, one row for all."""
+    geometry: Tensor
+    """(B, 6), for families that are told of it; the same in both branches."""
+
+
 @torch.inference_mode()
 def sample_latents(
     diffusion: LatentDiffusion,
-    text: Conditioning,
-    empty: Conditioning,
-    geometry: Tensor,
+    guidance: Guidance,
     generators: Sequence[torch.Generator],
     params: SamplerParams,
     resolution: int,
 ) -> Tensor:
-    """Draw one latent per row of `text` with its own CPU generator: (B, C, h, w) fp32.
+    """Draw one latent per prompt with its own CPU generator: (B, C, h, w) fp32.
 
-    `geometry` (B, 6) is for families that are told of it, and both branches are told the same; `empty`, one row, is the
-    unconditional branch of classifier-free guidance (Ho and Salimans 2022):
-    eps = eps_empty + guidance_scale (eps_prompt - eps_empty); at guidance 1.0 that branch is not computed.
+    Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598):
+    eps = eps_empty + guidance_scale (eps_prompt - eps_empty); at guidance 1.0 the empty branch is not computed.
     """
+    # The sampler, and what both branches are told.
     sampler = make_sampler(diffusion.scheduler_config, params)
     flow = diffusion.prediction_type == "flow"  # whose sampler scales neither noise nor inputs
     guided = params.guidance_scale > 1.0
     device = diffusion.device
-    conditioning = diffusion.with_geometry(text, geometry)
+    conditioning = diffusion.with_geometry(guidance.text, guidance.geometry)
     if guided:
-        unconditional = diffusion.with_geometry(expand_rows(empty, len(generators)), geometry)
+        unconditional = diffusion.with_geometry(
+            expand_rows(guidance.empty, len(generators)), guidance.geometry
+        )
         conditioning = concat([unconditional, conditioning])  # (2B, ...)
     conditioning = to_device(conditioning, device)
+
+    # From noise to latents, step by step.
     latents = randn_rows(generators, diffusion.latent_shape(resolution)).to(device)
     latents = latents if flow else latents * float(sampler.init_noise_sigma)
     extra: dict[str, Any] = {"generator": list(generators)} if params.scheduler in _STOCHASTIC else {}
@@ -102,13 +116,11 @@ def sample_latents(
 
 def sample_images(
     diffusion: LatentDiffusion,
-    text: Conditioning,
-    empty: Conditioning,
-    geometry: Tensor,
+    guidance: Guidance,
     generators: Sequence[torch.Generator],
     params: SamplerParams,
     resolution: int,
 ) -> tuple[Tensor, Tensor]:
     """Draw and decode: returns (images uint8 (B, H, W, 3), latents (B, C, h, w) fp32), both on the CPU."""
-    latents = sample_latents(diffusion, text, empty, geometry, generators, params, resolution)
+    latents = sample_latents(diffusion, guidance, generators, params, resolution)
     return diffusion.decode_latents(latents), latents.cpu()

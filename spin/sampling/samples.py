@@ -12,7 +12,7 @@ from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.evaluation import EvaluateParams
 from spin.runtime.files import read_parquet, replacing_dir, sha256_file, write_json
 from spin.runtime.progress import Progress
-from spin.sampling.sampler import sample_images
+from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
 
 
@@ -63,15 +63,8 @@ def write_samples(
                     generator_for("evaluate", params.seed, str(row["prompt_id"]), int(row["image_index"]))
                     for row in batch
                 ]
-                images, _ = sample_images(
-                    diffusion,
-                    text,
-                    empty,
-                    square_geometry(len(batch), resolution),
-                    generators,
-                    params,
-                    resolution,
-                )
+                guidance = Guidance(text, empty, square_geometry(len(batch), resolution))
+                images, _ = sample_images(diffusion, guidance, generators, params, resolution)
                 with replacing_dir(shard) as folder:
                     for row, image in zip(batch, images, strict=True):
                         Image.fromarray(image.numpy()).save(folder / Path(str(row["image"])).name)

@@ -46,8 +46,8 @@ class AfterUpdate:
         """Take in the report of one update."""
         self.reports.append(report)
         self._watch.see(report)
-        note = f"loss {report['loss']:.4f}, real {report['error_real_change']:+.5f}"
-        self.progress.update(1, f"{note}, {self.pairs_per_second():.3g} pairs/s")
+        change = f", real {report['error_real_change']:+.5f}" if "error_real_change" in report else ""
+        self.progress.update(1, f"loss {report['loss']:.4f}{change}, {self.pairs_per_second():.3g} pairs/s")
         if not self.accelerator.is_main_process:
             return
         self.snapshot(self.state)

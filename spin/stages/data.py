@@ -51,7 +51,10 @@ def run_cache(params: Params) -> None:
     for network in diffusion.encoders():
         network.to(default_device())
     reference = read_json(base / "model.json")
-    write_cache(paths.DATA, paths.CACHE, paths.WORK / "cache", diffusion, reference, params.cache.batch_size)
+    flips = params.training.horizontal_flip
+    write_cache(
+        paths.DATA, paths.CACHE, paths.WORK / "cache", diffusion, reference, params.cache.batch_size, flips
+    )
 
 
 def run_prompt_set(params: Params, name: str) -> None:

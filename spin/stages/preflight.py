@@ -10,6 +10,7 @@ from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.params.model import BaseParams
 from spin.params.schema import Params
 from spin.rewards.names import BUILT_IN, ENTRY_POINT_GROUP, ORACLES
+from spin.runtime.hub import is_hub_id
 
 
 def check(params: Params, root: Path = Path()) -> None:
@@ -32,8 +33,7 @@ def _check_base(base: BaseParams, root: Path) -> None:
         sources["base.unet.source"] = (base.unet.source, "a folder")
     for key, (source, kinds) in sources.items():
         is_file = key == "base.source" and source.endswith(".safetensors") and (root / source).is_file()
-        is_hub_id = source.count("/") == 1 and source[0] not in "./~" and not source.endswith(".safetensors")
-        if source != "embedded" and not (root / source).is_dir() and not is_file and not is_hub_id:
+        if source != "embedded" and not (root / source).is_dir() and not is_file and not is_hub_id(source):
             raise ModelError(
                 f"{key} must be {kinds} or a hub id owner/name, but there is no folder or file {source}; correct the path."
             )

@@ -16,7 +16,7 @@ from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.schema import Params
 from spin.runtime.files import replacing_file
 from spin.runtime.images import contact_sheet
-from spin.sampling.sampler import sample_images
+from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
 from spin.training.ema import averaged
 from spin.training.loop import TrainState
@@ -65,15 +65,8 @@ def _draw(
         with accelerator.autocast(), torch.compiler.set_stance("force_eager"):
             for identifier, prompt in zip(prompts["prompt_id"], prompts["prompt"], strict=True):
                 generators = [generator_for("preview", params.evaluate.seed, identifier)]
-                drawn, _ = sample_images(
-                    diffusion,
-                    cache.text([prompt]),
-                    empty,
-                    geometry,
-                    generators,
-                    params.evaluate,
-                    params.resolution,
-                )
+                guidance = Guidance(cache.text([prompt]), empty, geometry)
+                drawn, _ = sample_images(diffusion, guidance, generators, params.evaluate, params.resolution)
                 images.append(Image.fromarray(drawn[0].numpy()))
     finally:
         diffusion.vae.to("cpu")

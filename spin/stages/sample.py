@@ -33,6 +33,7 @@ def run_opponents(params: Params, name: str) -> None:
         chosen.model_dump(exclude={"batch_size"}),
         params.seed,
         params.resolution,
+        params.training.horizontal_flip,
         [checkpoint_digest(iterate) for iterate in iterates],
         digest_of(paths.DATA / "manifest.parquet", paths.CACHE / "cache.json"),
     )
@@ -48,6 +49,7 @@ def run_opponents(params: Params, name: str) -> None:
         params.resolution,
         params.seed,
         {iterate: weights_digest(paths.CHECKPOINTS / iterate) for iterate in iterates},
+        params.training.horizontal_flip,
     )
     if not process_state().is_main_process:
         return write_opponents(stage, work_folder(run_opponents, name, *key), checker)

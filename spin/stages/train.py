@@ -13,6 +13,7 @@ import pandas as pd
 from spin import paths
 from spin.data.cache import Cache
 from spin.models.checkpoint import MODEL_FILE, save_checkpoint
+from spin.params.experimental import experimental_in
 from spin.params.schema import Params
 from spin.runtime.devices import process_state
 from spin.runtime.files import read_json, replacing_file, write_json
@@ -48,6 +49,8 @@ NOT_THE_METHOD = {
 
 def run_train(params: Params, name: str) -> list[dict[str, float]]:
     """Train an iteration or a baseline; return its curve, which also stands in outputs/curves."""
+    for setting in experimental_in(params):
+        logger.warning("%s is experimental: no result in benchmarks/results measures it yet", setting)
     key = _training_key(params, name)
     work = work_folder(run_train, name, *key)
     inputs = Inputs(

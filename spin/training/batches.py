@@ -16,7 +16,7 @@ from spin.models.conditioning import Conditioning, take, to_device
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.training import TrainingParams
 from spin.seeding import generator_for, rows_of_step
-from spin.training.examples import Posterior, TrainingSet
+from spin.training.examples import Flips, Posterior, Rows, TrainingSet
 
 
 class Noised(NamedTuple):
@@ -87,6 +87,15 @@ class BatchSource:
         rows: list[int] = rows_of_step(step, size, total, "rows", self.seed, self.stage).tolist()
         return rows
 
+    def examples(self, step: int) -> Rows:
+        """The examples of an update, half of their images mirrored if the parameters ask for it."""
+        rows, flips = self.rows(step), None
+        if self.params.horizontal_flip:
+            generator = generator_for("flip", self.seed, self.stage, step)
+            drawn = torch.rand(2, len(rows), generator=generator) < 0.5
+            flips = Flips(*drawn.tolist())
+        return self.training_set.fetch(rows, flips)
+
     def conditioning(self, captions: Sequence[str], geometry: Tensor) -> Conditioning:
         """What the denoiser is told besides the latents, one row a caption."""
         return self.diffusion.with_geometry(self.training_set.text(captions), geometry)
@@ -95,7 +104,7 @@ class BatchSource:
 def draw_batch(source: BatchSource, step: int) -> Batch:
     """Make the whole effective batch of update `step` (from 0) on the CPU."""
     params, total = source.params, source.schedule.num_train_timesteps
-    examples = source.training_set.fetch(source.rows(step))
+    examples = source.examples(step)
     generator = generator_for("noise", source.seed, source.stage, step)
 
     # Real images: latents, noise, timesteps; and the captions of both members.

@@ -6,7 +6,7 @@ pair, so the images drawn beforehand are not needed; its expectation is the same
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from torch import Tensor
 from spin.method.exact import draw_chain_noise, require_affordable
 from spin.method.schedule import NoiseSchedule
 from spin.method.transitions import Transitions
-from spin.models.conditioning import Conditioning, square_geometry, take, to_device
-from spin.models.flops import build_denoiser
+from spin.models.conditioning import Conditioning, take, to_device
+from spin.models.flops import flop_of_prediction
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.schema import Params
 from spin.seeding import generator_for
@@ -82,7 +82,7 @@ class ChainBatch(NamedTuple):
 
 def draw_chain_batch(source: BatchSource, chain: Chain, step: int) -> ChainBatch:
     """Make the whole effective batch of update `step` (from 0) on the CPU."""
-    examples = source.training_set.fetch(source.rows(step))
+    examples = source.examples(step)
     generator = generator_for("noise", source.seed, source.stage, step)
     x_0 = draw_latents(examples.real, source.diffusion, source.params, generator)
     captions = drop_captions(examples.captions, source.params.caption_dropout, generator)
@@ -109,19 +109,6 @@ def open_chain(
     require_affordable(
         params.training.batch_size * num_updates,
         len(chain.transitions.timesteps),
-        flop_per_forward(diffusion, training_set, params.resolution),
+        flop_of_prediction(diffusion, training_set.text([""]), params.resolution),
     )
     return chain
-
-
-def flop_per_forward(diffusion: LatentDiffusion, training_set: TrainingSet, resolution: int) -> int:
-    """Floating-point operations of one prediction of one sample, counted without running it; multiply-add = 2."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    config: Any = diffusion.denoiser.config
-    network = build_denoiser({**config, "_class_name": type(diffusion.denoiser).__name__})
-    told = diffusion.with_geometry(training_set.text([""]), square_geometry(1, resolution))
-    x_t = torch.empty(1, *diffusion.latent_shape(resolution), device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        diffusion.predict(network, x_t, torch.zeros(1, device="meta"), to_device(told, "meta"))
-    return int(counter.get_total_flops())

@@ -13,12 +13,20 @@ from spin.data.cache import Cache
 from spin.data.manifest import geometry_of, read_manifest, read_pairs
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
+from spin.runtime.tensors import posteriors_at
 from spin.sampling.opponents import open_opponents
 
 logger = logging.getLogger(__name__)
 
 Posterior = tuple[Tensor, Tensor]
 """(mean, logvar) of the VAE, each (B, C, h, w), before scaling."""
+
+
+class Flips(NamedTuple):
+    """Which images of a batch are mirrored, each member of a pair by its own draw."""
+
+    real: list[bool]
+    gen: list[bool]
 
 
 class Rows(NamedTuple):
@@ -37,7 +45,8 @@ class TrainingSet:
     """Random access to examples; nothing is read before it is asked for."""
 
     num_rows: int
-    fetch: Callable[[Sequence[int]], Rows]
+    fetch: Callable[[Sequence[int], Flips | None], Rows]
+    """Rows, and which of their images are mirrored (None: none) -> the examples."""
     text: Callable[[Sequence[str]], Conditioning]
     """Captions -> what they say to the denoiser, one row each."""
 
@@ -67,11 +76,14 @@ def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
             ", ".join(sorted(set(index["flagged"]) - {""})),
         )
 
-    def fetch(rows: Sequence[int]) -> Rows:
+    def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
+        flip_real, flip_gen = flips or (None, None)
         images = kept[list(rows)]
         chosen = manifest.iloc[drawn[images]]
-        gen = generated.rows("mean", images), generated.rows("logvar", images)
-        return Rows(cache.posteriors(chosen["image"]), gen, list(chosen["caption"]), geometry_of(chosen))
+        gen = posteriors_at(generated, images.tolist(), flip_gen)
+        return Rows(
+            cache.posteriors(chosen["image"], flip_real), gen, list(chosen["caption"]), geometry_of(chosen)
+        )
 
     return TrainingSet(len(kept), fetch, cache.text)
 
@@ -81,9 +93,11 @@ def dpo_training_set(data: Path, cache: Cache) -> TrainingSet:
     pairs = read_pairs(data)
     cache.check_images(read_manifest(data))
 
-    def fetch(rows: Sequence[int]) -> Rows:
+    def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
+        flip_real, flip_gen = flips or (None, None)
         chosen = pairs.iloc[list(rows)]
-        winners, losers = cache.posteriors(chosen["image_w"]), cache.posteriors(chosen["image_l"])
+        winners = cache.posteriors(chosen["image_w"], flip_real)
+        losers = cache.posteriors(chosen["image_l"], flip_gen)
         return Rows(winners, losers, list(chosen["caption"]), geometry_of(chosen))  # the winner's
 
     return TrainingSet(len(pairs), fetch, cache.text)
@@ -94,8 +108,11 @@ def sft_training_set(data: Path, cache: Cache) -> TrainingSet:
     manifest = read_manifest(data)
     cache.check_images(manifest)
 
-    def fetch(rows: Sequence[int]) -> Rows:
+    def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
+        flip_real = flips.real if flips else None
         chosen = manifest.iloc[list(rows)]
-        return Rows(cache.posteriors(chosen["image"]), None, list(chosen["caption"]), geometry_of(chosen))
+        return Rows(
+            cache.posteriors(chosen["image"], flip_real), None, list(chosen["caption"]), geometry_of(chosen)
+        )
 
     return TrainingSet(len(manifest), fetch, cache.text)

@@ -50,8 +50,8 @@ class Recipe:
 
     predict: Predict
     objective: Objective
-    opponent_of: Callable[[int], nn.Module]
-    """Update -> the frozen reference that it is measured against."""
+    opponent_of: Callable[[int], nn.Module | None]
+    """Update -> the frozen reference that it is measured against; None where an update needs none."""
     draw_batch: Callable[[int], Batch | ChainBatch]
     """Update -> the whole effective batch."""
     num_steps: int
@@ -105,7 +105,7 @@ def _update(state: TrainState, recipe: Recipe, accelerator: Accelerator) -> tupl
 def _gradient(
     state: TrainState,
     recipe: Recipe,
-    opponent: nn.Module,
+    opponent: nn.Module | None,
     batch: Batch | ChainBatch,
     accelerator: Accelerator,
 ) -> Report:
@@ -139,7 +139,7 @@ def _out_of_memory(micro_batch: MicroBatch) -> ParamsError:
 def _accumulate(
     state: TrainState,
     recipe: Recipe,
-    opponent: nn.Module,
+    opponent: nn.Module | None,
     share: Batch | ChainBatch,
     accelerator: Accelerator,
 ) -> Report:

@@ -25,7 +25,7 @@ class Networks:
     """What a training stage starts from; both sides give the same predictions until the first update."""
 
     diffusion: LatentDiffusion
-    """The model around the player: text and image encoders are on the CPU, in fp32."""
+    """The model around the player: its autoencoder is on the CPU, in fp32; it has no text encoders."""
     player: nn.Module
     """The denoiser to train; the weights that are trained are fp32."""
     opponents: list[nn.Module]
@@ -51,20 +51,20 @@ def load_networks(
     With the reference `random` the opponents are all earlier iterates, from the base to `prev`, each of which costs
     the memory of a network or of an adapter. Raises `ModelError` if `lora` cannot continue from `prev`.
     """
-    chain = iterates_up_to(prev) if reference == "random" else [prev]
+    earlier = iterates_up_to(prev) if reference == "random" else [prev]
     if lora is None:
-        diffusion = load_model(prev)
+        diffusion = load_model(prev, with_text=False)
         player = diffusion.denoiser.float().requires_grad_(True)
-        opponents = [load_denoiser(checkpoint, device) for checkpoint in chain]
+        opponents = [load_denoiser(checkpoint, device) for checkpoint in earlier]
         return Networks(diffusion, player, [each.eval().requires_grad_(False) for each in opponents])
-    for checkpoint in chain:
+    for checkpoint in earlier:
         if not _is_base(checkpoint):
             check_continues(read_reference(checkpoint).get("lora"), lora, checkpoint)
-    diffusion = load_model(prev, fuse=False)
+    diffusion = load_model(prev, fuse=False, with_text=False)
     player = diffusion.denoiser.to(device, base_dtype)
     add_adapter(player, lora, seed)
     opponents = []
-    for checkpoint in chain:  # `prev` comes last, and its adapter is where the player starts
+    for checkpoint in earlier:  # `prev` comes last, and its adapter is where the player starts
         if not _is_base(checkpoint):
             load_adapter(player, checkpoint, read_reference(checkpoint)["lora"], diffusion.denoiser_folder)
         opponents.append(frozen_twin(player))
@@ -76,17 +76,17 @@ def iterates_up_to(checkpoint: Path) -> list[Path]:
 
     Raises `ModelError` if one is missing or was made again since the next one was trained from it.
     """
-    chain = [checkpoint]
-    while not _is_base(chain[0]):
-        recorded = read_reference(chain[0])["prev"]
+    iterates = [checkpoint]
+    while not _is_base(iterates[0]):
+        recorded = read_reference(iterates[0])["prev"]
         earlier = checkpoint.parent / str(recorded["checkpoint"])
         if weights_digest(earlier) != recorded["unet_sha256"]:
             raise ModelError(
-                f"{earlier} must be the checkpoint from which {chain[0].name} was trained, but it has other weights; "
-                f"train {chain[0].name} again."
+                f"{earlier} must be the checkpoint from which {iterates[0].name} was trained, but it has other weights; "
+                f"train {iterates[0].name} again."
             )
-        chain.insert(0, earlier)
-    return chain
+        iterates.insert(0, earlier)
+    return iterates
 
 
 def _is_base(checkpoint: Path) -> bool:

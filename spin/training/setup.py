@@ -31,6 +31,9 @@ from spin.training.steps import Objective
 
 StagePlan = IterationParams | SftParams | DpoParams
 
+SFT_MEASURED_EVERY = 8
+"""Updates between two at which supervised fine-tuning runs its reference; each costs a quarter of an update."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -71,7 +74,7 @@ def make_objective(
 
 
 def set_up_networks(params: Params, name: str, prev: Path, device: torch.device) -> Networks:
-    """Load both sides in the formats they train in; the text and image encoders stay on the CPU."""
+    """Load both sides in the formats they train in; the autoencoder stays on the CPU."""
     training, plan = params.training, params.stage(name)
     dtype = DTYPES[training.precision]
     reference = params.objective.reference if isinstance(plan, IterationParams) else "previous"
@@ -105,10 +108,17 @@ def make_state(
     )
 
 
-def reference_of_update(opponents: list[nn.Module], seed: int, name: str) -> Callable[[int], nn.Module]:
-    """Update -> the opponent it is measured against: one of them all, drawn from the stream of the update."""
+def reference_of_update(
+    opponents: list[nn.Module], plan: StagePlan, seed: int, name: str
+) -> Callable[[int], nn.Module | None]:
+    """Update -> the opponent it is measured against: one of them all, drawn from the stream of the update.
 
-    def opponent_of(step: int) -> nn.Module:
+    Supervised fine-tuning needs none for its loss: it is measured at every `SFT_MEASURED_EVERY`th update, for the curve.
+    """
+
+    def opponent_of(step: int) -> nn.Module | None:
+        if isinstance(plan, SftParams) and step % SFT_MEASURED_EVERY:
+            return None
         if len(opponents) == 1:
             return opponents[0]
         generator = generator_for("reference", seed, name, step)
@@ -130,7 +140,7 @@ def make_recipe(params: Params, name: str, networks: Networks, training_set: Tra
     return Recipe(
         diffusion.predict,
         make_objective(plan, params.objective, schedule, diffusion.prediction_type),
-        reference_of_update(networks.opponents, params.seed, name),
+        reference_of_update(networks.opponents, plan, params.seed, name),
         draw,
         plan.num_steps,
         params.training.max_grad_norm,

@@ -58,7 +58,9 @@ class Objective:
         """Weights (B,) fp32 at timesteps (B,)."""
         if self.weights is None:
             return torch.ones(len(timesteps), device=timesteps.device)
-        return self.weights.to(timesteps.device)[timesteps].float()
+        return self.weights.float().to(timesteps.device)[
+            timesteps
+        ]  # rounded here: some devices have no float64
 
 
 class Errors(NamedTuple):
@@ -86,27 +88,37 @@ def denoise(predict: Predict, denoiser: nn.Module, batch: Batch) -> Errors:
 def micro_step(
     predict: Predict,
     player: nn.Module,
-    opponent: nn.Module,
+    opponent: nn.Module | None,
     batch: Batch | ChainBatch,
     objective: Objective,
     backward: Backward,
 ) -> Report:
     """Add the gradient of one micro-batch through `backward`, and tell what to report of it.
 
-    Raises `NonFiniteError` before that if the loss is not finite.
+    Without an opponent, which supervised fine-tuning can do without, no change against it is reported. Raises
+    `NonFiniteError` before the gradient if the loss is not finite.
     """
     if isinstance(batch, ChainBatch):
+        assert opponent is not None
         return _exact_step(predict, player, opponent, batch, objective, backward)
-    with torch.no_grad():
-        opponent_errors = denoise(predict, opponent, batch)
+
+    # Measure both sides on the same noise.
+    opponent_errors = None
+    if opponent is not None:
+        with torch.no_grad():
+            opponent_errors = denoise(predict, opponent, batch)
     player_errors = denoise(predict, player, batch)
-    report = {
-        "error_real": player_errors.real.mean().item(),
-        "error_real_change": (player_errors.real - opponent_errors.real).mean().item(),
-    }
-    if objective.beta is None or player_errors.gen is None or opponent_errors.gen is None:
+    report = {"error_real": player_errors.real.mean().item()}
+    if opponent_errors is not None:
+        report["error_real_change"] = (player_errors.real - opponent_errors.real).mean().item()
+
+    # The loss: of single images, or of pairs against the opponent.
+    if objective.beta is None:
         loss = sft_loss(player_errors.real)
     else:
+        assert opponent_errors is not None
+        assert opponent_errors.gen is not None
+        assert player_errors.gen is not None
         (loss, margin), extra = _pair_loss(player_errors, opponent_errors, batch, objective)
         report |= {
             "error_gen": player_errors.gen.mean().item(),
@@ -115,6 +127,8 @@ def micro_step(
             "margin": margin.mean().item(),
             **extra,
         }
+
+    # The gradient, unless the loss says that it would be none.
     require_finite(loss)
     backward(loss)
     return {"loss": loss.item(), **report}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from spin.errors import EvaluationError
 from spin.evaluation.gallery import read_gallery, tile
-from spin.evaluation.lineage import costs, git_revision
+from spin.evaluation.lineage import costs, revision_line
 from spin.evaluation.report import picture_uri, write_report
 from spin.evaluation.tables import write_tables
 from spin.params.schema import Params, load_params
@@ -138,11 +138,11 @@ def test_costs_add_up_the_steps() -> None:
 
 
 def test_the_revision_is_the_commit_or_says_that_there_is_none(tmp_path: Path) -> None:
-    assert git_revision(tmp_path) == "no git commit"
+    assert revision_line(tmp_path) == "no git commit"
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "one"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    assert re.fullmatch("[0-9a-f]{40}", git_revision(tmp_path))
+    assert re.fullmatch("[0-9a-f]{40}", revision_line(tmp_path))
 
 
 def test_every_prompt_set_has_its_section(outputs: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from spin.params.model import BaseParams
 from spin.params.sampling import SamplerParams
 from spin.params.schema import Params
 from spin.runtime.files import read_json, write_json
-from spin.sampling.sampler import sample_latents
+from spin.sampling.sampler import Guidance, sample_latents
 from spin.seeding import generator_for
 from spin.stages.data import run_base, run_cache, run_data, run_prompt_set
 from spin.stages.sample import run_generate, run_opponents
@@ -76,7 +76,7 @@ def draw(diffusion: LatentDiffusion, scheduler: str, prompt: str = PROMPT, steps
     )
     text, empty = diffusion.encode_prompts([prompt]), diffusion.encode_prompts([""])
     generators = [generator_for("image", 0)]
-    return sample_latents(diffusion, text, empty, square_geometry(1, 32), generators, params, 32)
+    return sample_latents(diffusion, Guidance(text, empty, square_geometry(1, 32)), generators, params, 32)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,9 @@ def test_the_autoencoder_stays_in_fp32_where_its_config_asks_for_it(
     write_json(tmp_path / "model.json", reference_of(base_params(bases["sdxl"])))
     diffusion = load_model(tmp_path, dtype=torch.bfloat16)
     assert diffusion.vae.dtype == torch.float32
-    assert {network.dtype for network in diffusion.networks()[1:]} == {torch.bfloat16}  # type: ignore[union-attr]
+    assert {network.dtype for network in diffusion.networks() if network is not diffusion.vae} == {
+        torch.bfloat16
+    }
     assert diffusion.decode_latents(torch.zeros(1, 4, 8, 8)).shape == (1, 32, 32, 3)
 
 

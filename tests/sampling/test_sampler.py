@@ -11,7 +11,7 @@ from spin.models.stable_diffusion import StableDiffusion
 from spin.params.model import BaseParams
 from spin.params.sampling import SamplerParams
 from spin.runtime.files import write_json
-from spin.sampling.sampler import sample_images, sample_latents
+from spin.sampling.sampler import Guidance, sample_images, sample_latents
 from spin.seeding import generator_for
 
 PROMPTS = ["a red circle left of a blue square on white", "a green square above a red circle on black", ""]
@@ -46,7 +46,7 @@ def draw(diffusion: StableDiffusion, rows: list[int], params: SamplerParams) -> 
     text, empty = diffusion.encode_prompts([PROMPTS[row] for row in rows]), diffusion.encode_prompts([""])
     generators = [generator_for("image", row) for row in rows]
     geometry = square_geometry(len(rows), 32)
-    return sample_latents(diffusion, text, empty, geometry, generators, params, 32)
+    return sample_latents(diffusion, Guidance(text, empty, geometry), generators, params, 32)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,9 @@ def test_our_sampler_is_diffusers_pipeline(diffusion: StableDiffusion, tiny_base
 def test_images_are_uint8_of_the_resolution(diffusion: StableDiffusion) -> None:
     text, empty = diffusion.encode_prompts(PROMPTS[:2]), diffusion.encode_prompts([""])
     generators = [generator_for("image", row) for row in (0, 1)]
-    images, latents = sample_images(diffusion, text, empty, square_geometry(2, 32), generators, sampler(), 32)
+    images, latents = sample_images(
+        diffusion, Guidance(text, empty, square_geometry(2, 32)), generators, sampler(), 32
+    )
     assert images.shape == (2, 32, 32, 3)
     assert images.dtype == torch.uint8
     assert latents.shape == (2, 4, 8, 8)

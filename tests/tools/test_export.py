@@ -17,7 +17,7 @@ from spin.params.model import BaseParams, UnetParams
 from spin.params.sampling import SamplerParams
 from spin.runtime.files import read_json, replacing_dir, sha256_tree, write_json
 from spin.runtime.provenance import content_md5
-from spin.sampling.sampler import sample_latents
+from spin.sampling.sampler import Guidance, sample_latents
 from spin.seeding import generator_for
 from spin.tools.export.formats import export_checkpoint
 from spin.tools.export.ldm_names import CLIP
@@ -69,9 +69,7 @@ def our_latents(diffusion: LatentDiffusion) -> Tensor:
     )
     return sample_latents(
         diffusion,
-        diffusion.encode_prompts([PROMPT]),
-        diffusion.encode_prompts([""]),
-        square_geometry(1, 32),
+        Guidance(diffusion.encode_prompts([PROMPT]), diffusion.encode_prompts([""]), square_geometry(1, 32)),
         [generator_for("image", 0)],
         params,
         32,

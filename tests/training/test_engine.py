@@ -24,6 +24,7 @@ import spin.training.loop
 import spin.training.setup
 from spin.errors import NonFiniteError, ParamsError
 from spin.models.stable_diffusion import StableDiffusion
+from spin.params.training import IterationParams
 from spin.runtime.files import read_json, sha256_tree
 from spin.stages.train import run_train
 from spin.training.networks import Networks
@@ -304,11 +305,12 @@ def test_a_preview_that_fails_is_a_warning(
 
 def test_the_random_reference_is_a_function_of_the_update_and_visits_all() -> None:
     networks = [torch.nn.Identity() for _ in range(3)]
-    first, again = (reference_of_update(networks, 0, "iter3") for _ in range(2))
+    plan = IterationParams(prev="base", learning_rate=1e-3, num_steps=40, warmup_steps=0, beta=1.0)
+    first, again = (reference_of_update(networks, plan, 0, "iter3") for _ in range(2))
     drawn = [first(step) for step in range(40)]
     assert [id(again(step)) for step in range(40)] == [id(network) for network in drawn]
     assert {id(network) for network in drawn} == {id(network) for network in networks}
-    other_seed = [reference_of_update(networks, 1, "iter3")(step) for step in range(40)]
+    other_seed = [reference_of_update(networks, plan, 1, "iter3")(step) for step in range(40)]
     assert [id(network) for network in other_seed] != [id(network) for network in drawn]
 
 

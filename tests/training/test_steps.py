@@ -15,17 +15,18 @@ from spin.method.exact import draw_chain_noise, opponent_trajectory
 from spin.method.losses import preference_loss
 from spin.models.checkpoint import load_model, reference_of
 from spin.models.conditioning import Conditioning, square_geometry
+from spin.models.flops import flop_of_prediction
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.model import BaseParams
 from spin.params.objective import ObjectiveParams
 from spin.params.sampling import SamplerParams
 from spin.params.schema import Params
 from spin.runtime.files import write_json
-from spin.sampling.sampler import sample_latents
+from spin.sampling.sampler import Guidance, sample_latents
 from spin.seeding import generator_for
 from spin.training.batches import Batch, BatchSource, Noised
-from spin.training.chains import Chain, ChainBatch, draw_chain_batch, flop_per_forward, open_chain
-from spin.training.examples import Rows, TrainingSet
+from spin.training.chains import Chain, ChainBatch, draw_chain_batch, open_chain
+from spin.training.examples import Flips, Rows, TrainingSet
 from spin.training.steps import Objective, Report, denoise, eps_predictor, micro_step
 from tests.models.tiny import miniature_params
 
@@ -258,7 +259,7 @@ def training_set(diffusion: LatentDiffusion, num_rows: int = 6) -> TrainingSet:
     """Random posteriors under three captions."""
     latents = torch.randn(num_rows, 4, 8, 8, generator=torch.Generator().manual_seed(9))
 
-    def fetch(rows: Sequence[int]) -> Rows:
+    def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
         posterior = latents[list(rows)], torch.full((len(rows), 4, 8, 8), -4.0)
         captions = [PROMPTS[row % len(PROMPTS)] for row in rows]
         return Rows(posterior, posterior, captions, square_geometry(len(rows), 32))
@@ -319,7 +320,9 @@ def test_the_recomputed_trajectory_ends_on_the_image_the_sampler_draws_from_the_
     def streams() -> list[torch.Generator]:
         return [generator_for("opponent", 0, "iter1", place) for place in range(3)]
 
-    drawn = sample_latents(diffusion, text, diffusion.encode_prompts([""]), geometry, streams(), sampler, 32)
+    drawn = sample_latents(
+        diffusion, Guidance(text, diffusion.encode_prompts([""]), geometry), streams(), sampler, 32
+    )
     noise = draw_chain_noise(streams(), (4, 8, 8), chain.transitions)
     batch = ChainBatch(drawn, noise, noise, diffusion.with_geometry(text, geometry), chain)
     levels, _ = opponent_trajectory(
@@ -330,7 +333,7 @@ def test_the_recomputed_trajectory_ends_on_the_image_the_sampler_draws_from_the_
 
 def test_the_exact_objective_asks_its_cost_first(diffusion: LatentDiffusion) -> None:
     data = training_set(diffusion)
-    cost = flop_per_forward(diffusion, data, 32)
+    cost = flop_of_prediction(diffusion, data.text([""]), 32)
     assert 1e6 < cost < 1e8, "a network of some ten thousand weights on 8 x 8 latents"
     params = Params.model_validate(miniature_params(Path("unused")))
     chain = open_chain(diffusion, data, params, num_updates=4)

@@ -88,7 +88,7 @@ def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
     from spin.params.model import BaseParams
     from spin.params.sampling import SamplerParams
     from spin.runtime.images import to_pixel_values
-    from spin.sampling.sampler import sample_images
+    from spin.sampling.sampler import Guidance, sample_images
     from spin.seeding import generator_for
     from spin.toy.oracle import clean_image
 
@@ -112,7 +112,7 @@ def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
             batch_size=num_prompts,
         )
         generators = [generator_for("card", caption) for caption in captions]
-        images, _ = sample_images(diffusion, text, empty, geometry, generators, sampler, 32)
+        images, _ = sample_images(diffusion, Guidance(text, empty, geometry), generators, sampler, 32)
         quality[f"guidance {guidance_scale:g}"] = _judged(images, captions)
     return quality
 
