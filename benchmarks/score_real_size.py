@@ -1,6 +1,6 @@
 """What scoring with a real-size reward model takes: HPSv2's ViT-H-14 with random weights, through the command line.
 
-    python benchmarks/score_real_size.py --work /path/to/scratch --out benchmarks/results/score-hpsv2-real-size
+    python -m benchmarks.score_real_size.py --work /path/to/scratch --out benchmarks/results/score-hpsv2-real-size
 
 Random weights cost what the published ones cost and say nothing about images: no score of this run means anything.
 The checkpoint (4 GB) is written to the scratch folder as it is published, {"state_dict": ...}, and kept there.
@@ -21,9 +21,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from spin.evaluation.lineage import git_revision
-from spin.runtime.files import read_json, replacing_file, write_json
+from benchmarks.record import about_here, about_line, write_record
+from spin.runtime.files import read_json, replacing_file
 
+ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = "HPS_v2_compressed.pt"
 
 
@@ -100,7 +101,15 @@ def main() -> None:
     if given.out is None:
         parser.error("--out is needed")
     if not (work / CHECKPOINT).is_file():  # in another process: what this one held would count for its child
-        subprocess.run([sys.executable, __file__, "--work", str(work), "--checkpoint-only"], check=True)
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.score_real_size",
+            "--work",
+            str(work),
+            "--checkpoint-only",
+        ]
+        subprocess.run(command, check=True, cwd=ROOT)
     write_images(work / "images", given.images, given.resolution)
     load = os.getloadavg()[0]
     result = measure(work, given.batch_size)
@@ -109,33 +118,28 @@ def main() -> None:
 
 def write_result(out: Path, result: dict[str, Any]) -> None:
     """Write NAME.json and NAME.md."""
-    threads = os.environ.get("OMP_NUM_THREADS", "as many as cores")
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, threads: {threads}, no GPU"
-    about = {"commit": git_revision(Path(__file__).parent), "machine": machine, **result}
-    write_json(out.with_suffix(".json"), about)
+    about = about_here(())
     rows = [
         ("peak memory of the process", f"{result['peak_memory_gib']} GiB"),
         ("images per second, decoding and preprocessing included", f"{result['images_per_second']:.3g}"),
         ("seconds in all, imports and loading 4 GB of weights included", str(result["seconds_in_all"])),
         ("processor seconds", str(result["cpu_seconds"])),
     ]
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    text = [
+    about["versions"] |= result.pop("versions")
+    lines = [
         f"# {out.name}",
         "",
         "`spin score` with HPSv2's architecture at its real size (ViT-H-14, float32) and random weights on the CPU,",
         f"{result['images']} images of {result['resolution']} px in batches of {result['batch_size']}."
         " The scores mean nothing; memory and time do.",
         "",
-        f"Commit {about['commit']}; {machine}; load {result['load_before']} before the run; {versions}.",
+        f"{about_line(about)} Load {result['load_before']} before the run.",
         "",
         "| | |",
         "|---|---:|",
         *(f"| {name} | {value} |" for name, value in rows),
     ]
-    with replacing_file(out.with_suffix(".md")) as temporary:
-        temporary.write_text("\n".join(text) + "\n", encoding="utf-8")
-    print(f"Wrote {out}.json and .md")
+    write_record(out, about | result, lines)
 
 
 if __name__ == "__main__":

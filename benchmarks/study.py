@@ -1,6 +1,6 @@
 """The embedded world over several seeds of the method: every model, every baseline at two settings, one table.
 
-    python benchmarks/study.py --params profiles/toy-study.yaml --seeds 0 1 2 --work /path/to/scratch --out benchmarks/results/toy-study
+    python -m benchmarks.study.py --params profiles/toy-study.yaml --seeds 0 1 2 --work /path/to/scratch --out benchmarks/results/toy-study
 
 Each seed is a whole run (another draw of winners, noise, data order and opponents; evaluation seeds stay) in a folder
 of its own, stage by stage in this process. Finished stages are kept, so a killed study continues. The result is

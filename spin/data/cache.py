@@ -12,17 +12,16 @@ captions), the preprocessing, the encoder's weights and the number format. Shard
 of unfinished stages and found there again by their digest, so new images cost only the shards that they are in.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
 
+from spin.data.index import Index, write_index
 from spin.data.manifest import read_manifest, read_pairs, read_prompts
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
@@ -89,8 +88,8 @@ def write_cache(
     if not process_state().is_main_process:
         return
     with replacing_dir(out) as folder:
-        _write_index(folder / "images.parquet", image=images, sha256=contents)
-        _write_index(folder / "captions.parquet", caption=captions)
+        write_index(folder / "images.parquet", image=images, sha256=contents)
+        write_index(folder / "captions.parquet", caption=captions)
         for part, part_keys in keys.items():
             _collect(store / part, folder / part, _FILES[part], part_keys)
         write_json(folder / "cache.json", {"encoders": encoders, **keys})
@@ -183,44 +182,6 @@ def _collect(store: Path, out: Path, file: str, keys: Sequence[str]) -> None:
             path.unlink()
 
 
-def _key(name: str) -> int:
-    """64 bits of the name's SHA-256, as a signed integer."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-
-
-def _write_index(path: Path, **columns: Sequence[str]) -> None:
-    """Write a table from the names in the first column to their rows, sorted by key."""
-    names = next(iter(columns.values()))
-    frame = pd.DataFrame({"key": [_key(name) for name in names], "row": range(len(names)), **columns})
-    assert frame["key"].is_unique, "two names share 64 bits of SHA-256"
-    frame.sort_values("key").to_parquet(path, index=False)
-
-
-class _Index:
-    """Names -> rows by binary search; 16 bytes a name in memory."""
-
-    def __init__(self, path: Path) -> None:
-        frame = read_parquet(path, columns=["key", "row"])
-        self._keys = frame["key"].to_numpy(dtype=np.int64)
-        self._rows = frame["row"].to_numpy(dtype=np.int64)
-
-    def places(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Where in the table the names are; raises `DataError` for one that is not there."""
-        keys = np.array([_key(name) for name in names], dtype=np.int64)
-        found = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        for name, missing in zip(names, self._keys[found] != keys, strict=True):
-            if missing:
-                raise DataError(
-                    f"the cache must hold {name!r}, but it was made of another data set; run `spin cache`."
-                )
-        return found
-
-    def rows(self, names: Sequence[str]) -> list[int]:
-        """Rows of the tensors that belong to the names."""
-        rows: list[int] = self._rows[self.places(names)].tolist()
-        return rows
-
-
 class Cache:
     """The cache folder of a data set, by image reference and by caption."""
 
@@ -230,7 +191,7 @@ class Cache:
             raise DataError(f"{folder} must be a cache of latents, found none; run `spin cache` first.")
         self._folder = folder
         self._made_of = read_json(folder / "cache.json")
-        self._images, self._captions = _Index(folder / "images.parquet"), _Index(folder / "captions.parquet")
+        self._images, self._captions = Index(folder / "images.parquet"), Index(folder / "captions.parquet")
         self._latents = ShardedTensors(folder / "latents", "posteriors", self._made_of["latents"])
         self._text = ShardedTensors(folder / "captions", "text", self._made_of["captions"])
 
