@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     from tasks.stage import BAD_INPUT, BAD_INPUT_STATE
 
     try:
-        with prefect_api(given.root) as api:
+        with prefect_api(given.root) as settings:
             state = run_flow(
-                api, root=given.root, targets=given.targets or None, max_workers=given.max_workers
+                settings, root=given.root, targets=given.targets or None, max_workers=given.max_workers
             )
     except RuntimeError as error:
         print(error, file=sys.stderr)
@@ -87,15 +87,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run_flow(api: str, **parameters: Any) -> Any:
-    """Run the flow against the Prefect API at `api` and return its final state."""
+def run_flow(settings: dict[str, str], **parameters: Any) -> Any:
+    """Run the flow as a client of a Prefect API with these settings and return its final state."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import temporary_settings
 
     from flows.spin_diffusion import spin_diffusion
 
-    with temporary_settings({PREFECT_API_URL: api}):
+    with temporary_settings(settings):
         speak_plainly()
         try:
             return spin_diffusion(**parameters, return_state=True)

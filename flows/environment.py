@@ -5,6 +5,7 @@ in the environment stands.
 """
 
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -19,10 +20,10 @@ SWITCHES = {
 }
 
 HOST = "127.0.0.1"
-PREFECT_PORT = 4200
-MLFLOW_PORT = 5000
+PREFECT_PORT = int(os.environ.get("SPIN_PREFECT_PORT", "4200"))
+MLFLOW_PORT = int(os.environ.get("SPIN_MLFLOW_PORT", "5000"))
+"""Two people on one machine give each their own."""
 PREFECT_API = f"http://{HOST}:{PREFECT_PORT}/api"
-"""Also in prefect.toml, from which the `prefect` command takes it."""
 MLFLOW_URL = f"http://{HOST}:{MLFLOW_PORT}"
 
 STATE = Path(".spin")
@@ -38,6 +39,48 @@ def places(root: Path) -> dict[str, str]:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
         "MLFLOW_TRACKING_URI": f"sqlite:///{state / 'mlflow' / 'mlflow.db'}",
     }
+
+
+def secret(root: Path) -> str:
+    """Return what the project's Prefect server asks of every client, made at the first call; only the user can read it.
+
+    A page of somebody else that the browser shows cannot know it, by whatever name it reaches the server.
+    """
+    path = root / STATE / "prefect" / "auth"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_private(path, f"spin:{secrets.token_urlsafe(32)}")
+    return path.read_text(encoding="utf-8")
+
+
+def guarded(root: Path, port: int) -> dict[str, str]:
+    """Return the settings of a Prefect server that answers its own page and those who know the secret, and of its clients.
+
+    With Prefect's defaults any page in the browser may make a deployment whose command the worker then runs.
+    """
+    return {
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_API_AUTH_STRING": secret(root),
+        "PREFECT_SERVER_API_AUTH_STRING": secret(root),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port}",
+    }
+
+
+def write_client_settings(root: Path) -> None:
+    """Write prefect.toml: where the `prefect` command of a shell in this folder finds the server, and its secret."""
+    text = f'# Written by `make ui`; no part of the project.\n[api]\nurl = "{PREFECT_API}"\nauth_string = "{secret(root)}"\n'
+    _write_private(root / "prefect.toml", text)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that nobody but the user can read at any time, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(
+        os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as file:
+        file.write(text)
+    temporary.replace(path)
 
 
 for _name, _value in SWITCHES.items():

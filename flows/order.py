@@ -50,6 +50,7 @@ def submit_in_order(
     done: set[str] = set()
     ended: SimpleQueue[str] = SimpleQueue()
     while len(done) < len(graph):
+        # What waits for nothing any more, the longest way to the end first.
         ready = [
             stage for stage in graph if stage not in futures and done.issuperset(graph.successors(stage))
         ]
@@ -57,6 +58,8 @@ def submit_in_order(
         for stage in ready[: max_workers - (len(futures) - len(done))]:
             futures[stage] = submit(stage, [futures[before] for before in graph.successors(stage)])
             futures[stage].add_done_callback(lambda _, stage=stage: ended.put(stage))
+
+        # The next one that ends makes room.
         stage = ended.get()
         futures[stage].wait()  # takes the state from the task itself; the server hears of it later
         done.add(stage)

@@ -49,11 +49,7 @@ def free_port() -> int:
 
 def start_prefect(root: Path, port: int, log: Path, *, ui: bool) -> "subprocess.Popen[str]":
     """Start a Prefect server whose database lies below `root`; ends with `tasks.process.let_go`."""
-    env = {
-        **os.environ,
-        **environment.places(root),
-        "PREFECT_API_URL": f"http://{environment.HOST}:{port}/api",
-    }
+    env = {**os.environ, **environment.places(root), **environment.guarded(root, port)}
     env["PREFECT_LOGGING_SERVER_LEVEL"] = "WARNING"
     Path(env["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     command = [
@@ -72,15 +68,23 @@ def start_prefect(root: Path, port: int, log: Path, *, ui: bool) -> "subprocess.
         return start([*command, "--ui" if ui else "--no-ui"], root, 5.0, env, stream.fileno())
 
 
+def client_settings(root: Path, api: str) -> dict[str, str]:
+    """Return Prefect's settings for a client of a server of this project: where it is, and what it asks of clients."""
+    return {"api.url": api, "api.auth_string": environment.secret(root)}
+
+
 @contextmanager
-def prefect_api(root: Path) -> Iterator[str]:
-    """Yield the address of a Prefect API, starting a server for the length of the block if none is up.
+def prefect_api(root: Path) -> Iterator[dict[str, str]]:
+    """Yield the settings of a client of a Prefect API, starting a server for the length of the block if none is up.
 
     Raises `RuntimeError` when that server does not come up.
     """
     named = os.environ.get("PREFECT_API_URL")
-    if named or (running_ui(root) and answers(f"{environment.PREFECT_API}/health")):
-        yield named or environment.PREFECT_API
+    if named:
+        yield {"api.url": named}
+        return
+    if running_ui(root) and answers(f"{environment.PREFECT_API}/health"):
+        yield client_settings(root, environment.PREFECT_API)
         return
     port = free_port()
     api = f"http://{environment.HOST}:{port}/api"
@@ -88,7 +92,7 @@ def prefect_api(root: Path) -> Iterator[str]:
     process = start_prefect(root, port, log, ui=False)
     try:
         wait_for(f"{api}/health", process, log)
-        yield api
+        yield client_settings(root, api)
     finally:
         let_go(process)
         process.wait()

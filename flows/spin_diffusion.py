@@ -49,11 +49,14 @@ def spin_diffusion(
     stage_timeout: Annotated[float | None, Field(gt=0, description="Most seconds a stage may run.")] = None,
 ) -> State[Any]:
     """Bring the project at `root` up to date, stage by stage, as DVC's graph has them."""
+    # Refuse bad input before any stage runs.
     try:
         if (root / "params.yaml").is_file():
             preflight.check(load_params(root / "params.yaml"), root)
     except SpinError as error:
         return Failed(name=BAD_INPUT_STATE, message=str(error))
+
+    # Which stages there are, and which are wanted.
     project = open_project(root, stage_timeout)
     try:
         graph = needed_for(project.graph(), targets)
@@ -71,6 +74,7 @@ def spin_diffusion(
     def submit(stage: str, before: list[PrefectFuture[Any]]) -> PrefectFuture[Any]:
         return task_for(stage, project).submit(stage, project.root, wait_for=before)
 
+    # Run them; whatever happens, nothing of it outlives the flow.
     stopping.clear()
     try:
         futures = submit_in_order(graph, submit, max_workers)

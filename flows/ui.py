@@ -42,6 +42,9 @@ def start_mlflow(root: Path, log: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "mlflow", "server", "--host", environment.HOST, "--workers", "1"]
     command += ["--port", str(environment.MLFLOW_PORT), "--backend-store-uri", uri]
     command += ["--default-artifact-root", (store / "artifacts").as_uri()]
+    own = [f"{name}:{environment.MLFLOW_PORT}" for name in (environment.HOST, "localhost")]
+    command += ["--allowed-hosts", ",".join(own)]
+    command += ["--cors-allowed-origins", ",".join(f"http://{each}" for each in own)]
     with log.open("ab") as stream:
         return start(command, root, 5.0, {**os.environ}, stream.fileno())
 
@@ -67,9 +70,11 @@ def serve(root: Path, signals: list[int]) -> int:
     """Start everything, print the addresses and wait; returns the exit code."""
     logs = root / environment.STATE / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    env = {**environment.places(root), **os.environ, "PREFECT_API_URL": environment.PREFECT_API}
+    env = {**environment.places(root), **os.environ, **environment.guarded(root, environment.PREFECT_PORT)}
+    environment.write_client_settings(root)
     servers: list[subprocess.Popen[str]] = []
     try:
+        # Servers first: the deployments need Prefect, the worker needs both.
         servers.append(start_prefect(root, environment.PREFECT_PORT, logs / "prefect.log", ui=True))
         servers.append(start_mlflow(root, logs / "mlflow.log"))
         wait_for(f"{environment.PREFECT_API}/health", servers[0], logs / "prefect.log")
@@ -78,8 +83,10 @@ def serve(root: Path, signals: list[int]) -> int:
             worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
             servers.append(start(worker, root, 30.0, env, stream.fileno()))
         wait_for(f"{environment.MLFLOW_URL}/health", servers[1], logs / "mlflow.log")
+
+        # Up: say so, and wait.
         ui_file(root).write_text(str(os.getpid()), encoding="utf-8")
-        print_addresses(logs)
+        print_addresses(root, logs)
         return wait_until_stopped(servers, signals, logs)
     except RuntimeError as error:
         print(error, file=sys.stderr)
@@ -92,9 +99,10 @@ def serve(root: Path, signals: list[int]) -> int:
             server.wait()
 
 
-def print_addresses(logs: Path) -> None:
+def print_addresses(root: Path, logs: Path) -> None:
     """Say where the pages are and how to start a run."""
     print(f"Prefect  {environment.PREFECT_API.removesuffix('/api')}")
+    print(f"         it asks once in each browser for: {environment.secret(root)}")
     print(f"MLflow   {environment.MLFLOW_URL}")
     print(f"Worker   of the pool {POOL}; logs in {logs}")
     print("A run    prefect deployment run 'spin-diffusion/toy'   (in this folder, from another shell)")

@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for tool in (init, plan):
         tool.register(commands)
+
+    # A command for each stage.
     for stage in STAGES.values():
         if stage.name == "baseline":
             continue  # `spin train` trains both
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_stage(options: argparse.Namespace) -> None:
+    # Which stage, of what.
     params = load_params(options.params)
     item = Item(options.name or "", options.prompts or "")
     stage = stage_of(options.command, params, item)
@@ -94,6 +97,8 @@ def _run_stage(options: argparse.Namespace) -> None:
         return
     if "prompts" in stage.takes:
         item = Item(item.name, item.prompts or params.evaluate.main_prompt_set)
+
+    # Refuse what can be known to be wrong, then work, then tell MLflow.
     from spin.stages import preflight
 
     preflight.check(params)

@@ -97,6 +97,7 @@ def run(
         timed_out.set()
         let_go(process)
 
+    # Pass every line on until it ends or its time is over.
     timer = threading.Timer(timeout, expire) if timeout is not None else None
     lines: list[str] = []
     with _registered(process):

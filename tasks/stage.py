@@ -82,6 +82,7 @@ def reproduce(stage: str, project: Project, on_line: Callable[[str], None]) -> f
     started = time.monotonic()
     pause = 0.5
     while True:
+        # Run it, unless another DVC process holds the locks: then wait and try again.
         ended = run(command, project.root, partial(_pass_on, on_line), project.timeout)
         project.forget()
         if ended.code == 0:

@@ -63,6 +63,7 @@ def write_cache(
     removed. `reference` is the model.json of the base that `diffusion` is; with `flips` every image is encoded mirrored too. Processes share the work; the first one
     writes `out`, all or nothing.
     """
+    # What there is to encode, and that it is what the manifest lists.
     images, captions = _names(data)
     encoders = encoder_weights(reference)
     contents = [sha256_file(data / image) for image in images]
@@ -84,6 +85,8 @@ def write_cache(
         ),
         "captions": _write_part(store, "captions", captions, text, encode_captions, batch_size),
     }
+
+    # Once all processes are done, the first puts the shards into place.
     wait_for_all()
     if not process_state().is_main_process:
         return
@@ -148,6 +151,7 @@ def _write_part(
             list(contents[rows.start : rows.stop]),
         )
 
+    # A shard is known by the digest of its content: what the store has is not made again.
     starts = range(0, len(contents), SHARD_SIZE)
     keys = [key_of(range(start, min(start + SHARD_SIZE, len(contents)))) for start in starts]
     places = [store / part / f"{key}.safetensors" for key in keys]

@@ -22,6 +22,7 @@ from spin.toy.world import preference_pair, split_scenes, to_uint8
 
 def write_toy_data(root: Path, params: ToyData, seed: int) -> None:
     """Render winners and losers into `root`, a pair for each of the first `num_train` training scenes."""
+    # There must be as many scenes as asked for.
     splits = split_scenes()
     wanted = {"train": params.num_train, "val": params.num_val, "test": params.num_test}
     for split, count in wanted.items():
@@ -29,6 +30,8 @@ def write_toy_data(root: Path, params: ToyData, seed: int) -> None:
             raise DataError(
                 f"data.num_{split} must be <= {len(splits[split])}, the world's {split} captions, got {count}."
             )
+
+    # A pair of images per training scene: winner and loser, each its own file.
     (root / "images").mkdir()
     with (
         TableWriter(root / "manifest.parquet", MANIFEST_SCHEMA) as manifest,
@@ -45,6 +48,8 @@ def write_toy_data(root: Path, params: ToyData, seed: int) -> None:
                 rows.append(uncropped_row(root, identifier, scene.caption, name))
             manifest.add(rows[0])
             pairs.add(pair_row(identifier, *rows))
+
+    # Held-out captions and the card.
     held_out = {
         split: [(scene.caption, scene.relation) for scene in splits[split][: wanted[split]]]
         for split in ("val", "test")

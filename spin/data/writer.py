@@ -4,12 +4,10 @@ import hashlib
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -29,6 +27,7 @@ from spin.data.seen import Seen
 from spin.errors import DataError
 from spin.params.data import ImageData
 from spin.runtime.images import UnusableImageError
+from spin.runtime.threads import map_ordered
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +35,6 @@ SECONDS_BETWEEN_LINES = 10.0
 MAX_FILE_BYTES = 1 << 28
 """Encoded images beyond 256 MB are not read into memory."""
 SECOND_OF_CAPTION = "of a caption that has its image"
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class CaptionedImage(NamedTuple):
@@ -91,6 +87,8 @@ class DataSetWriter:
         manifest, pairs = self.root / "manifest.parquet", self.root / "pairs.parquet"
         unsplit = {path: path.with_suffix(".unsplit") for path in (manifest, pairs)}
         lines = RowLines(self.card)
+
+        # Decode in threads, keep in the order of the source.
         with (
             closing(self._images),
             closing(self._captions),
@@ -100,11 +98,15 @@ class DataSetWriter:
             for row, loaded in map_ordered(self._load, rows, os.cpu_count() or 1):
                 self._keep(row, loaded, images_out, pairs_out)
                 lines.update()
+
+        # Which captions are held out is known only now: fill in the split.
         splits = self._held_out.splits()
         counts = _write_split(unsplit[manifest], manifest, splits)
         self._check_enough(len(splits), counts["train"])
         num_pairs = _write_split(unsplit[pairs], pairs, splits)["train"] if pairs_out.num_rows else 0
         unsplit[pairs].unlink(missing_ok=True)
+
+        # Prompt sets, and what was kept and dropped.
         prompts = {
             split: [key for key, value in splits.items() if value == split] for split in ("val", "test")
         }
@@ -145,6 +147,7 @@ class DataSetWriter:
         images_out: TableWriter,
         pairs_out: TableWriter,
     ) -> None:
+        # Drop what cannot be used, and count why.
         is_pair = len(row.images) == 2
         if not is_pair and self.has_image(row.caption):  # asked first, as the source may have asked already
             self.card.drop(SECOND_OF_CAPTION)
@@ -152,11 +155,15 @@ class DataSetWriter:
         if isinstance(loaded, UnusableImageError):
             self.card.drop(loaded.reason)
             return
+
+        # Its caption may be held out; an image met before is kept once.
         self._held_out.offer(row.caption)
         first = not self.has_image(row.caption) and self._images.add(loaded[0].digest.encode())
         if not first and not is_pair:
             self.card.drop("that repeat an earlier image")
             return
+
+        # Store.
         note_length(row.caption, self.card)
         stored = [self._store(row, each) for each in loaded]
         if first:
@@ -194,21 +201,6 @@ def read_image(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UnusableImageError("that cannot be read", str(error)) from None
-
-
-def map_ordered(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, function(item)) in order, computed by threads that are at most 2 * workers items ahead."""
-    pending: deque[tuple[Item, Future[Result]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            pending.append((item, pool.submit(function, item)))
-            if len(pending) >= 2 * workers:
-                ready, future = pending.popleft()
-                yield ready, future.result()
-        for ready, future in pending:
-            yield ready, future.result()
 
 
 def _write_split(source: Path, target: Path, splits: dict[str, str]) -> dict[str, int]:

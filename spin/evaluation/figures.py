@@ -67,12 +67,16 @@ def draw_winrates(winrates: pd.DataFrame, colours: dict[str, str], references: S
         rows = winrates[(winrates["over"] == over) & ~winrates["model"].isin(references)]
         models = list(dict.fromkeys(rows["model"]))
         width = 0.82 / len(models)
+
+        # A group of bars for each scorer, a bar for each model.
         for offset, model in enumerate(models):
             of_model = rows[rows["model"] == model].set_index("scorer").loc[scorers]
             rate, low, high = (100 * of_model[name].to_numpy(float) for name in ("win_rate", "low", "high"))
             x = np.arange(len(scorers)) + (offset - (len(models) - 1) / 2) * width
             axes.bar(x, rate, 0.92 * width, color=colours[model])
             axes.errorbar(x, rate, [rate - low, high - rate], fmt="none", ecolor="#222222", elinewidth=1)
+
+        # Above the dashed line a model wins more often than it loses.
         axes.axhline(50, color="#222222", linewidth=1, linestyle=(0, (4, 3)))
         axes.axvspan(len(scorers) - 1.5, len(scorers) - 0.5, color="#f2f2f2", zorder=0)
         axes.set(ylim=(0, 100), xlim=(-0.55, len(scorers) - 0.5), ylabel="prompts won, %")
@@ -98,9 +102,13 @@ def draw_scores(
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, scorer in zip(panels, scorers, strict=False):
         of_scorer = means[means["scorer"] == scorer].set_index("model")
+
+        # Levels: what is no iteration.
         for model in levels:
             dots = (0, (1, 1.5)) if model in references else (0, (5, 2))
             axes.axhline(of_scorer["mean"][model], color=colours[model], linewidth=1.8, linestyle=dots)
+
+        # The path from the base through the iterations.
         steps = of_scorer.loc[path]
         mean, low, high = (steps[name].to_numpy(float) for name in ("mean", "low", "high"))
         axes.fill_between(range(len(path)), low, high, color=colours[iterations[-1]], alpha=0.15, linewidth=0)

@@ -111,6 +111,8 @@ def _comparisons(
         for model in results.models:
             if model == opponent:
                 continue
+
+            # Differences on the same prompts: test, resampled mean and median.
             ours, theirs = results.of(model), results.of(opponent)
             p_values = sign_flip_test(ours - theirs, NUM_PERMUTATIONS, seed)
             means = replicates.mean[model] - replicates.mean[opponent]

@@ -53,9 +53,12 @@ def load_results(params: Params, scores: Path, references: Sequence[str] = ()) -
     References answer the same prompts under the same scorers, but by another protocol: they were not sampled.
     Raises `EvaluationError` if a model's scores are missing, torn or not finite, or were made differently.
     """
+    # Read every model's scores and how they came about.
     models, scorers = tuple(params.evaluate.models), tuple(params.scorers)
     frames = {model: _read_frame(scores / model, scorers) for model in (*models, *references)}
     summaries = {model: _read_summary(scores / model) for model in (*models, *references)}
+
+    # Refuse what was not measured alike.
     first = models[0]
     for model in (*models[1:], *references):
         if model in models:
@@ -64,12 +67,16 @@ def load_results(params: Params, scores: Path, references: Sequence[str] = ()) -
             cards = [_card(summaries[name], name, scorer) for name in (model, first)]
             _same(model, first, f"scorer {scorer}", *cards)
         _same_prompts(model, first, frames, compare_seeds=model in models)
+
+    # A prompt that is flagged for one model is left out for all.
     flagged = set().union(*(frame.loc[frame["flagged"], "prompt_id"] for frame in frames.values()))
     kept = {model: frame[~frame["prompt_id"].isin(flagged)] for model, frame in frames.items()}
     if kept[first].empty:
         raise EvaluationError(
             f"tables need a prompt without flagged images, all {len(flagged)} have one; look at the images."
         )
+
+    # Several images of a prompt become one number.
     protocol = {**summaries[first]["protocol"], "reduction": params.evaluate.reduction}
     average_of = [scorers.index(scorer) for scorer in params.tables.average_of]
     reduced = [_reduce(model, kept[model], scorers, protocol, average_of, model in models) for model in kept]

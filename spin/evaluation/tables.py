@@ -84,6 +84,7 @@ def candidates(params: Params) -> list[str]:
 
 def _summary(params: Params, results: Results, measures: Measures) -> dict[str, Any]:
     """Build summary.json: what dvc compares between runs, and what the report reads."""
+    # Winning rates over the base, and means.
     mean = measures.means.set_index(["model", "scorer"])["mean"]
     over_base = measures.winrates[measures.winrates["over"] == "base"]
     rates: dict[str, dict[str, float]] = {}
@@ -95,6 +96,8 @@ def _summary(params: Params, results: Results, measures: Measures) -> dict[str, 
     means = {
         m: {s: float(mean[m, s]) for s in results.scorers} for m in (*results.models, *results.references)
     }
+
+    # Models above the ceiling have learned to please the judge.
     above = [
         (model, CEILING_SCORER)
         for model in results.models

@@ -153,19 +153,26 @@ def exact_gradient(
     The network must predict the same both times (no dropout). Raises `NonFiniteError` before any of it if the loss
     is not finite.
     """
+    # First pass, without gradient: the margin of each pair over its whole trajectory.
     num_steps = len(transitions.timesteps)
     with torch.no_grad():
         steps = [step_errors(player, trajectories, transitions, step) for step in range(num_steps)]
         errors, changes = (torch.stack(side).mean(0) for side in zip(*steps, strict=True))  # (2B,) each
     change_real, change_gen = changes.chunk(2)
+
+    # The loss, and its slope at each margin.
     margin = (change_gen - change_real).requires_grad_()
     loss = pair_loss(margin, beta, function).mean()
     require_finite(loss)
     (slope,) = torch.autograd.grad(loss, margin)  # (B,), negative: d loss / d margin
+
+    # Second pass: by the chain rule each step adds its own part, one graph alive at a time.
     torch.clear_autocast_cache()  # not every PyTorch casts weights again when the pass with gradient follows one without
     for step in range(num_steps):
         real, gen = step_errors(player, trajectories, transitions, step).change.chunk(2)
         backward((slope * (gen - real)).sum() / num_steps)
+
+    # What to report.
     error_real, error_gen = errors.chunk(2)
     return ExactLoss(loss.detach(), margin.detach(), error_real, error_gen, change_real, change_gen)
 

@@ -97,6 +97,7 @@ def find_base(given: Mapping[str, Any]) -> Base:
 
     `given` has source and revision, and may have config and unet (source, revision). Raises `ModelError`.
     """
+    # Where it is: a folder, the hub, or a single file with the configs it needs.
     source, revision, config = given["source"], given["revision"], given.get("config")
     file = find_single_file(source, None if config else revision)
     if file is None:
@@ -109,6 +110,8 @@ def find_base(given: Mapping[str, Any]) -> Base:
         )
     else:
         found = find_pipeline("base.config", config, revision, configs_only=True)
+
+    # Which family it is of, and that its parts fit together.
     family = family_of(found.folder, source if file is None else str(config))
     check_base(family, found.folder, source if file is None else str(config))
     base = Base(
@@ -116,6 +119,8 @@ def find_base(given: Mapping[str, Any]) -> Base:
     )
     if file is not None:
         check_single_file(family, file, str(config), base.denoiser_config())
+
+    # Another denoiser laid over it.
     overlay = given.get("unet")
     if not overlay:
         return base

@@ -17,7 +17,7 @@ import torch
 
 from spin.errors import ModelError
 from spin.models.bases import Base, find_base, find_overlay
-from spin.models.digests import weights_digest_of
+from spin.models.digests import DENOISER, recorded_digest, weights_digest_of
 from spin.models.families import FAMILIES
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import fuse_adapter, has_adapter, write_adapter
@@ -41,7 +41,7 @@ def released_reference(name: str, unet: UnetParams, base: Path) -> dict[str, Any
         "name": name,
         "base": reference,
         "unet": {"source": unet.source, "revision": found.revision},
-        "unet_sha256": weights_digest_of(found.folder),
+        DENOISER: weights_digest_of(found.folder),
     }
 
 
@@ -126,14 +126,14 @@ def _denoiser_folder(checkpoint: Path, reference: Mapping[str, Any], base: Base)
         return base.overlay
     if "unet" not in reference:
         folder = checkpoint / base.family.denoiser_folder
-        if weights_digest_of(folder) != reference["unet_sha256"]:
+        if weights_digest_of(folder) != recorded_digest(reference):
             raise ModelError(
-                f"{folder} must hold the weights that model.json records ({str(reference['unet_sha256'])[:12]}), but "
+                f"{folder} must hold the weights that model.json records ({recorded_digest(reference)[:12]}), but "
                 "they are others or missing; make the checkpoint again."
             )
         return folder
     found = find_overlay(f"released.{reference['name']}", reference["unet"], base)
-    if found.revision is None and weights_digest_of(found.folder) != reference["unet_sha256"]:
+    if found.revision is None and weights_digest_of(found.folder) != recorded_digest(reference):
         raise ModelError(
             f"released.{reference['name']}.source must hold the weights that were recorded, but {found.folder} "
             f"changed; run `dvc repro -f released@{reference['name']}`."
@@ -155,8 +155,8 @@ def read_reference(checkpoint: Path) -> Mapping[str, Any]:
 def weights_digest(checkpoint: Path) -> str:
     """SHA-256 of the denoiser's weights of a checkpoint folder, as recorded in its model.json."""
     reference = read_reference(checkpoint)
-    if "unet_sha256" in reference:
-        return str(reference["unet_sha256"])
+    if "weights" not in reference:  # no base, which has digests by part
+        return recorded_digest(reference)
     weights = reference["weights"]
     return str(weights.get("unet") or weights.get("transformer") or weights["file"])
 
@@ -169,16 +169,16 @@ def save_checkpoint(folder: Path, name: str, denoiser: torch.nn.Module, prev: Pa
     weights: dict[str, Any]
     if has_adapter(denoiser):
         lora = write_adapter(folder, denoiser, part)
-        weights = {"lora": lora, "unet_sha256": lora["sha256"]}
+        weights = {"lora": lora, DENOISER: lora["sha256"]}
     else:
         denoiser.save_pretrained(folder / part, safe_serialization=True)  # type: ignore[operator]
-        weights = {"unet_sha256": sha256_tree(folder / part, "*.safetensors")}
+        weights = {DENOISER: sha256_tree(folder / part, "*.safetensors")}
     write_json(
         folder / MODEL_FILE,
         {
             "name": name,
             "base": base,
-            "prev": {"checkpoint": prev.name, "unet_sha256": weights_digest(prev)},
+            "prev": {"checkpoint": prev.name, DENOISER: weights_digest(prev)},
             **weights,
         },
     )

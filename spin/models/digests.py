@@ -1,10 +1,20 @@
 """SHA-256 of weights, computed once per process: hashing 4 GB takes seconds, and a stage loads a base twice."""
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from spin.runtime.files import sha256_file
+
+DENOISER = "denoiser_sha256"
+"""In model.json: digest of the weights that training moved."""
+
+
+def recorded_digest(entry: Mapping[str, Any]) -> str:
+    """The digest of a denoiser in an entry of model.json, also of those written before 0.2, which called all of them UNet."""
+    return str(entry[DENOISER] if DENOISER in entry else entry["unet_sha256"])
 
 
 def weights_digest_of(place: Path) -> str:

@@ -66,6 +66,7 @@ def prediction_type_of(family: type[LatentDiffusion], scheduler: Mapping[str, An
 
 def check_base(family: type[LatentDiffusion], folder: Path, source: str) -> None:
     """Raise `ModelError` unless the configs in `folder` make one text-to-image model of the family."""
+    # The scheduler: a prediction type we know, noise levels we compute alike.
     scheduler = read_config(folder / "scheduler" / "scheduler_config.json", source)
     prediction_type_of(family, scheduler, source)
     for setting in _BENT_GRIDS:
@@ -74,6 +75,8 @@ def check_base(family: type[LatentDiffusion], folder: Path, source: str) -> None
                 f"{source} must shift its noise levels by a constant alone, got a scheduler with {setting} "
                 f"{scheduler[setting]}; use a base such as Stable Diffusion 3."
             )
+
+    # The autoencoder: its latents are what the denoiser takes, scaled by one factor.
     vae = read_config(folder / "vae" / "config.json", source)
     channels = int(vae.get("latent_channels", 4))
     denoiser = read_config(folder / family.denoiser_folder / "config.json", source)
@@ -125,6 +128,7 @@ def check_single_file(
     family: type[LatentDiffusion], file: Path, config_source: str, base_config: Mapping[str, Any]
 ) -> None:
     """Raise `ModelError` unless the names and widths in a single file are those of the family and config."""
+    # Read names and widths, no weights.
     try:
         with safe_open(file, framework="pt") as weights:
             names = list(weights.keys())

@@ -50,6 +50,7 @@ def measure_networks(
     """Count the cost of a model from its configurations; raises `ModelError` for a denoiser of an unknown kind."""
     from diffusers import AutoencoderKL
 
+    # Shapes without data.
     denoiser = build_denoiser(denoiser_config)
     with torch.device("meta"):
         vae = AutoencoderKL.from_config(vae_config)
@@ -57,6 +58,8 @@ def measure_networks(
         latents = torch.empty(1, vae.config.latent_channels, side, side)
         pixels = torch.empty(1, 3, resolution, resolution)
         inputs = _inputs(denoiser, side)
+
+    # One pass each, counted.
     forward = _tflop(lambda: denoiser(**inputs))
     backward = _both_ways(denoiser, inputs, checkpointing) - forward
     activations = _saved_bytes(denoiser, inputs, checkpointing) * bytes_per // 4

@@ -38,6 +38,7 @@ def add_adapter(denoiser: nn.Module, lora: LoraParams, seed: int) -> None:
     """
     from peft import LoraConfig
 
+    # Freeze the network and lay adapters on the layers named.
     _check_targets(denoiser, lora)
     denoiser.requires_grad_(False)
     config: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": list(lora.targets)}
@@ -49,6 +50,8 @@ def add_adapter(denoiser: nn.Module, lora: LoraParams, seed: int) -> None:
             f"training.lora.targets must name linear or convolution layers, got {', '.join(lora.targets)} ({reason}); "
             "correct the list."
         ) from None
+
+    # B starts at zero, so that the adapter starts as no change; A is drawn from the stream of the seed.
     for name, parameter in denoiser.named_parameters():
         if not parameter.requires_grad:
             continue

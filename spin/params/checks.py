@@ -41,6 +41,7 @@ def check_evaluation_only(params: ParamSections) -> None:
 
 def check_names(params: ParamSections) -> None:
     """Model names are unique, and evaluation names the models and scorers that exist."""
+    # Every model has one name, and evaluation names them all.
     models = ["base", *params.released, *params.baselines, *params.iterations]
     twice = sorted(name for name in set(models) if models.count(name) > 1)
     if twice:
@@ -55,6 +56,8 @@ def check_names(params: ParamSections) -> None:
         raise ValueError(
             "the name clean must be left to the reference level; rename the iteration or baseline"
         )
+
+    # Lists of names hold names that exist, each once.
     for key, known, given in (
         ("evaluate.prompt_sets", params.prompt_sets, params.evaluate.prompt_sets),
         ("tables.over", params.evaluate.models, params.tables.over),
@@ -74,11 +77,15 @@ def check_sections(params: ParamSections) -> None:
             "opponents.latents must be reencode with training.horizontal_flip, got direct; the sampler draws no mirrored "
             "latents"
         )
+
+    # Objective and opponents.
     if params.objective.kind == "exact" and params.opponents.drawn_by != "previous":
         raise ValueError(
             f"opponents.drawn_by must be previous with objective.kind exact, got {params.opponents.drawn_by}; the exact "
             "objective draws the previous iterate's trajectory itself"
         )
+
+    # Data and resolution.
     if params.data.kind == "none":
         check_evaluation_only(params)
     if params.data.kind == "toy" and params.resolution != 32:
@@ -89,6 +96,8 @@ def check_sections(params: ParamSections) -> None:
         raise ValueError(
             f"resolution must be a multiple of 8, got {params.resolution}; the autoencoder halves it thrice"
         )
+
+    # Reference levels, which only the embedded world's own captions have.
     if params.evaluate.references and params.data.kind != "toy":
         raise ValueError(
             "evaluate.references must be [] unless data.kind is toy; only that world knows perfect images"

@@ -34,6 +34,8 @@ def score_folder(samples: Path, scorers: Sequence[Scorer], out: Path, batch_size
             raise ScoreError(
                 f"{samples} must be a model's samples, found no {path.name} in it; generate them first."
             )
+
+    # All images that the protocol promises must be there.
     stated = read_json(protocol)
     frame = read_parquet(manifest)
     check_listing(samples, frame)
@@ -43,6 +45,8 @@ def score_folder(samples: Path, scorers: Sequence[Scorer], out: Path, batch_size
             f"{samples} must hold {promised} images ({stated['num_prompts']} prompts, {stated['images_per_prompt']} each),"
             f" got {len(frame)}; generate them again."
         )
+
+    # Score, then put table and summary into place.
     scored = _score(samples, frame, scorers, batch_size, samples.name)
     names = [scorer.name for scorer in scorers]
     with replacing_dir(out) as folder:

@@ -96,6 +96,8 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
     def write_shard(rows: range, folder: Path, progress: Progress) -> None:
         draws = plan.iloc[rows.start : rows.stop]
         frames, parts = [], []
+
+        # One drawer after the other: each is loaded once a shard.
         for drawer in draws["drawn_by"].unique():
             mine = draws[draws["drawn_by"] == drawer]
             diffusion = stage.load(drawer)
@@ -164,12 +166,16 @@ def collect_opponents(stage: OpponentStage, work: Path, out: Path) -> None:
     collect_shards(work, out)
     shards = sorted(out.glob("shard-*/images.parquet"))
     index = pd.concat([read_parquet(path, columns=INDEX_COLUMNS) for path in shards], ignore_index=True)
+
+    # Count what must not be trained on.
     flagged = {str(reason): int(count) for reason, count in index["flagged"].value_counts().items() if reason}
     if sum(flagged.values()) == len(index):
         raise DataError(
             f"the opponents of {stage.iteration} must leave something to train on, but all {len(index)} are flagged "
             f"({', '.join(flagged)}); look at how {stage.iterates[-1]} draws."
         )
+
+    # List the images, and say who drew them and how.
     index.to_parquet(out / "index.parquet", index=False)
     _write_preview(shards, out / "preview.png")
     write_json(

@@ -42,6 +42,7 @@ def write_samples(
     Images are kept in `work` as they are made, so a killed run continues. The random stream of an image is named
     by (seed, prompt id, image index): equal for every model.
     """
+    # A row per image, in the order of the prompts.
     rows: list[dict[str, Any]] = [
         {
             **{str(key): value for key, value in prompt.items()},
@@ -52,6 +53,8 @@ def write_samples(
         for position, prompt in enumerate(read_parquet(prompts).to_dict("records"))
         for index in range(params.images_per_prompt)
     ]
+
+    # Draw what is missing, a batch at a time.
     empty = diffusion.encode_prompts([""])
     with Progress(f"generate {name}", len(rows), "images") as progress:
         for start in range(0, len(rows), params.batch_size):
@@ -69,6 +72,8 @@ def write_samples(
                     for row, image in zip(batch, images, strict=True):
                         Image.fromarray(image.numpy()).save(folder / Path(str(row["image"])).name)
             progress.update(len(batch))
+
+    # All there: put them into place with what they were drawn by.
     _collect(out, work, rows)
     write_json(out / "protocol.json", protocol_of(params, prompts, resolution))
 

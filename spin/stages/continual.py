@@ -36,6 +36,8 @@ def run_continual(params: Params, name: str) -> None:
         raise ParamsError(
             "continual must run in one process, got several; start it without accelerate launch."
         )
+
+    # What the comparison depends on.
     chosen = params.continual[name]
     drawn = [paths.OPPONENTS / iteration / "opponents.json" for iteration in (chosen.finished, chosen.next)]
     key = (
@@ -47,9 +49,12 @@ def run_continual(params: Params, name: str) -> None:
         digest_of(paths.prompts_of(chosen.prompts), paths.CACHE / "cache.json", *drawn),
     )
     with stage_output(paths.CONTINUAL / name, run_continual, name, *key) as (out, work):
+        # The common start, then both paths, each scored on the way.
         frames = [_scores(params, chosen, paths.CHECKPOINTS / chosen.finished, work / "start", "start", 0)]
         for path in (STAY, SWITCH):
             frames += _follow(params, chosen, path, work / path)
+
+        # One table over both, and the figure.
         scores = pd.concat(frames, ignore_index=True)
         scores["epochs"] = scores["step"] * params.training.batch_size / len(read_manifest(paths.DATA))
         scores.to_parquet(out / "scores.parquet", index=False)
@@ -63,6 +68,7 @@ def _follow(params: Params, chosen: ContinualParams, path: str, work: Path) -> l
     from spin.stages.train import run_training
     from spin.training.setup import Inputs
 
+    # Where this path starts, and whom it is measured against.
     finished, steps = params.iterations[chosen.finished], params.iterations[chosen.next].num_steps
     points = range(chosen.every, steps + 1, chosen.every)
     inputs = Inputs(
@@ -76,6 +82,8 @@ def _follow(params: Params, chosen: ContinualParams, path: str, work: Path) -> l
         snapshots=work / "snapshots",
         snapshot_every=chosen.every,
     )
+
+    # Train to the end, keeping snapshots, then score those.
     if not (work / "trained").is_dir():
         with replacing_dir(work / "trained") as folder:
             run_training(params, chosen.next, inputs, folder)

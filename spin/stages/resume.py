@@ -57,6 +57,8 @@ def restore_state(work: Path, state: TrainState, accelerator: Accelerator) -> li
 def _restore(path: Path, state: TrainState, accelerator: Accelerator) -> list[Report]:
     if not path.is_file():
         return []
+
+    # All of it or nothing: a torn state must not train on.
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         load_trainable_state(state.player, saved["player"])

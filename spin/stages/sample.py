@@ -28,6 +28,7 @@ def run_opponents(params: Params, name: str) -> None:
     from spin.sampling.opponents import OpponentStage, collect_opponents, write_opponents
     from spin.sampling.safety import SafetyChecker
 
+    # What the images depend on: unfinished work is continued by the same work alone.
     iterates, chosen = earlier_iterates(params, name), params.opponents
     key = (
         chosen.model_dump(exclude={"batch_size"}),
@@ -37,6 +38,8 @@ def run_opponents(params: Params, name: str) -> None:
         [checkpoint_digest(iterate) for iterate in iterates],
         digest_of(paths.DATA / "manifest.parquet", paths.CACHE / "cache.json"),
     )
+
+    # Who draws, from what.
     source = chosen.safety_checker
     checker = None if source is None else SafetyChecker(source, default_device())
     stage = OpponentStage(
@@ -51,6 +54,8 @@ def run_opponents(params: Params, name: str) -> None:
         {iterate: weights_digest(paths.CHECKPOINTS / iterate) for iterate in iterates},
         params.training.horizontal_flip,
     )
+
+    # Processes share the shards; the first one puts them into place.
     if not process_state().is_main_process:
         return write_opponents(stage, work_folder(run_opponents, name, *key), checker)
     with stage_output(paths.OPPONENTS / name, run_opponents, name, *key) as (out, work):
@@ -75,6 +80,7 @@ def _one_at_a_time(precision: str) -> "Callable[[str], LatentDiffusion]":
 def run_generate(params: Params, prompt_set: str, name: str) -> None:
     """Draw the images of a model for a prompt set."""
     from spin.models.checkpoint import load_to_draw, weights_digest
+    from spin.models.digests import DENOISER
     from spin.runtime.devices import DTYPES
     from spin.sampling.samples import write_samples
 
@@ -88,4 +94,4 @@ def run_generate(params: Params, prompt_set: str, name: str) -> None:
     ):
         diffusion = load_to_draw(checkpoint, default_device(), DTYPES[params.evaluate.precision])
         write_samples(out, work, diffusion, prompts, params.evaluate, params.resolution, name)
-        write_json(out / "model.json", {"model": name, "unet_sha256": weights_digest(checkpoint)})
+        write_json(out / "model.json", {"model": name, DENOISER: weights_digest(checkpoint)})

@@ -51,6 +51,8 @@ def run_train(params: Params, name: str) -> list[dict[str, float]]:
     """Train an iteration or a baseline; return its curve, which also stands in outputs/curves."""
     for setting in experimental_in(params):
         logger.warning("%s is experimental: no result in benchmarks/results measures it yet", setting)
+
+    # What is read, and where a killed run left its state.
     key = _training_key(params, name)
     work = work_folder(run_train, name, *key)
     inputs = Inputs(
@@ -61,6 +63,8 @@ def run_train(params: Params, name: str) -> list[dict[str, float]]:
         work=work,
         previews=paths.PREVIEWS / name,
     )
+
+    # Train; the checkpoint and its curve appear only when all of it is done.
     if not process_state().is_main_process:  # only the main process writes
         return run_training(params, name, inputs, Path(tempfile.gettempdir())).curve
     if not work.is_dir():

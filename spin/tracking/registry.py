@@ -72,6 +72,8 @@ def write_versions(client: Any, name: str, entries: list[dict[str, Any]], revisi
         client.create_registered_model(
             name, description="SPIN-Diffusion iterations; the weights are kept by DVC."
         )
+
+    # A checkpoint that is there already gets its numbers anew, no second version.
     known = {
         (version.tags.get("model"), version.tags.get("dvc.md5")): version.version
         for version in client.search_model_versions(f"name = '{name}'")

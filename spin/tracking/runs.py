@@ -132,16 +132,21 @@ def _lineage(run: StageRun, root: Path) -> dict[str, str]:
 
 def write(client: Any, params: Params, stage: str, root: Path, run: StageRun, started_ms: int) -> None:
     """Write a finished stage: find or make the parent, add a child, and mark it as the newest of its stage."""
+    # Where it belongs, and which runs of the stage it outdates.
     experiment = _experiment(client, params.tracking.experiment, root)
     parent = parent_run(client, experiment, params)
     older = client.search_runs(
         [experiment],
         f"tags.`mlflow.parentRunId` = '{parent}' and tags.`spin.stage` = '{stage}' and tags.`spin.newest` = 'true'",
     )
+
+    # The stage's own run.
     tags = {"mlflow.parentRunId": parent}
     child = client.create_run(experiment, start_time=started_ms, tags=tags, run_name=stage).info.run_id
     write_notes(client, child, run.child)
     client.set_terminated(child, "FINISHED")
+
+    # The newest of its kind, and what the whole run shows.
     for previous in older:
         client.set_tag(previous.info.run_id, "spin.newest", "false")
     write_notes(client, parent, run.parent)

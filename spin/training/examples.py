@@ -58,6 +58,8 @@ def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
     """
     manifest = read_manifest(data)
     cache.check_images(manifest)
+
+    # Opponents must be those of these captions, one or more for each.
     index, generated = open_opponents(opponents)
     drawn = index["row"].to_numpy()
     whole = len(manifest) and set(drawn) == set(range(len(manifest)))
@@ -66,6 +68,8 @@ def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
             f"{opponents} must hold an image for each of the {len(manifest)} captions, found {len(index)} for "
             f"{index['id'].nunique()} captions, not all of them the same; draw the opponents again."
         )
+
+    # What a filter flagged is left out.
     kept = np.flatnonzero(index["flagged"].to_numpy() == "")
     kept = kept[np.argsort(drawn[kept], kind="stable")]  # in the order of the manifest, whoever drew what
     if len(kept) < len(index):

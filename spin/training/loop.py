@@ -69,6 +69,7 @@ def train(
     """
     state.player.train()
     while state.step < recipe.num_steps:
+        # One update, then the schedule, the average and the report.
         learning_rate = state.optimizer.param_groups[0]["lr"]
         report, grad_norm = _update(state, recipe, accelerator)
         state.lr_scheduler.step()
@@ -80,6 +81,7 @@ def train(
 
 def _update(state: TrainState, recipe: Recipe, accelerator: Accelerator) -> tuple[Report, float]:
     """Move the optimizer once; return the mean report of the batch and the gradient norm before clipping."""
+    # Draw what this update trains on.
     batch = recipe.draw_batch(state.step)
     opponent = recipe.opponent_of(state.step)
     for _ in range(MAX_OVERFLOWS):
@@ -90,6 +92,8 @@ def _update(state: TrainState, recipe: Recipe, accelerator: Accelerator) -> tupl
                 f"the gradient norm must be finite, got {grad_norm} at update {state.step + 1}; the update was not "
                 "applied: lower the learning rate or beta, or train in fp32."
             )
+
+        # Move the player.
         state.optimizer.step()  # with fp16 it does not move on an overflow, and halves the loss scale
         state.optimizer.zero_grad(set_to_none=True)
         # A fused AdamW skips an overflow inside its kernel, of which accelerate's `step_was_skipped` does not know.
@@ -110,6 +114,7 @@ def _gradient(
     accelerator: Accelerator,
 ) -> Report:
     """Put the gradient of the effective batch on the player, in smaller micro-batches if memory runs out."""
+    # This process's share of the batch.
     share = list(batch.micro_batches(batch.num_rows // accelerator.num_processes))[accelerator.process_index]
     while True:
         try:
@@ -120,6 +125,8 @@ def _gradient(
             if not state.micro_batch.can_shrink():
                 raise _out_of_memory(state.micro_batch) from None
             table, failed = {}, True
+
+        # All processes agree whether it fitted into memory.
         if not _any(failed, accelerator):
             _average_gradients(state.trainable, accelerator)
             return _average_report(table, accelerator)
@@ -145,6 +152,8 @@ def _accumulate(
 ) -> Report:
     """Add up the gradient of this process's share of the batch; return the mean of what the micro-batches report."""
     sums: dict[str, float] = {}
+
+    # Every row counts equally, however many micro-batches there are.
     for part in share.micro_batches(state.micro_batch.size):
         parts = share.num_rows / part.num_rows  # how many of this size make up the share
 

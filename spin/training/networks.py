@@ -15,6 +15,7 @@ from torch import nn
 
 from spin.errors import ModelError
 from spin.models.checkpoint import load_denoiser, load_model, read_reference, weights_digest
+from spin.models.digests import recorded_digest
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import add_adapter, check_continues, frozen_twin, load_adapter
 from spin.params.training import LoraParams
@@ -52,11 +53,15 @@ def load_networks(
     the memory of a network or of an adapter. Raises `ModelError` if `lora` cannot continue from `prev`.
     """
     earlier = iterates_up_to(prev) if reference == "random" else [prev]
+
+    # Whole networks: each side has weights of its own.
     if lora is None:
         diffusion = load_model(prev, with_text=False)
         player = diffusion.denoiser.float().requires_grad_(True)
         opponents = [load_denoiser(checkpoint, device) for checkpoint in earlier]
         return Networks(diffusion, player, [each.eval().requires_grad_(False) for each in opponents])
+
+    # Adapters: all sides share the frozen base.
     for checkpoint in earlier:
         if not _is_base(checkpoint):
             check_continues(read_reference(checkpoint).get("lora"), lora, checkpoint)
@@ -80,7 +85,7 @@ def iterates_up_to(checkpoint: Path) -> list[Path]:
     while not _is_base(iterates[0]):
         recorded = read_reference(iterates[0])["prev"]
         earlier = checkpoint.parent / str(recorded["checkpoint"])
-        if weights_digest(earlier) != recorded["unet_sha256"]:
+        if weights_digest(earlier) != recorded_digest(recorded):
             raise ModelError(
                 f"{earlier} must be the checkpoint from which {iterates[0].name} was trained, but it has other weights; "
                 f"train {iterates[0].name} again."

@@ -78,6 +78,8 @@ def denoise(predict: Predict, denoiser: nn.Module, batch: Batch) -> Errors:
     if gen is None:
         prediction = predict(denoiser, real.x_t, real.times, batch.conditioning)
         return Errors(denoising_error(prediction, real.target), None, prediction)
+
+    # Both members in one forward pass.
     x_t = torch.cat([real.x_t, gen.x_t])  # (2B, C, h, w)
     times = torch.cat([real.times, gen.times])
     prediction = predict(denoiser, x_t, times, repeat_rows(batch.conditioning, 2))
@@ -142,12 +144,16 @@ def _pair_loss(
     assert player.gen is not None
     assert opponent.gen is not None
     assert objective.beta is not None
+
+    # Weights of the timesteps, with SePPO's sign on the opponent's images.
     weight_real, weight_gen = (objective.weights_at(side.timesteps) for side in (batch.real, batch.gen))
     extra: Report = {}
     if objective.sign_rule:
         sign = opponent_sign(player.real, opponent.real)
         weight_gen = weight_gen * sign
         extra["repelled"] = (sign > 0).float().mean().item()
+
+    # SDPO's scale on the gradient from the opponent's images.
     player_gen = weight_gen * player.gen
     if objective.loser_scale is not None:
         prediction_real, prediction_gen = player.prediction.chunk(2)
@@ -156,6 +162,8 @@ def _pair_loss(
         scale = loser_scale(gradient_real, gradient_gen, objective.loser_scale)
         player_gen = scale_gradient(player_gen, scale)
         extra["loser_scale"] = scale.item()
+
+    # The loss from four weighted errors.
     loss = preference_loss(
         weight_real * player.real,
         player_gen,
@@ -179,6 +187,8 @@ def _exact_step(
     assert objective.beta is not None
     opponent_eps, player_eps = (eps_predictor(predict, side, batch) for side in (opponent, player))
     transitions = batch.chain.transitions
+
+    # The opponent draws its trajectory, then the player goes over both twice.
     trajectories = draw_trajectories(opponent_eps, batch.x_0, batch.noise_real, batch.noise_gen, transitions)
     result = exact_gradient(
         player_eps, trajectories, transitions, objective.beta, objective.function, backward

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from spin.models.checkpoint import MODEL_FILE, read_reference
+from spin.models.digests import recorded_digest
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.runtime.provenance import content_md5
 
@@ -41,15 +42,15 @@ def _recorded_parameters(root: Path, checkpoint: Path) -> dict[str, Any] | None:
 
 def _lineage(checkpoint: Path, model: Mapping[str, Any]) -> list[dict[str, str]]:
     """The trained ancestors, oldest first, as far as their checkpoints are still beside this one."""
-    if "unet_sha256" not in model:
+    if "base" not in model:
         return []
-    own = {"name": str(model["name"]), "sha256": str(model["unet_sha256"])}
+    own = {"name": str(model["name"]), "sha256": recorded_digest(model)}
     if "prev" not in model:
         return [own]
     earlier = checkpoint.parent / str(model["prev"]["checkpoint"])
     if (earlier / MODEL_FILE).is_file():
         return [*_lineage(earlier, read_reference(earlier)), own]
-    return [{"name": earlier.name, "sha256": str(model["prev"]["unet_sha256"])}, own]
+    return [{"name": earlier.name, "sha256": recorded_digest(model["prev"])}, own]
 
 
 _LOADING = {

@@ -16,10 +16,11 @@ from spin.data.images import check_image
 from spin.data.pickapic import COLUMNS, judged_rows
 from spin.data.seen import Seen
 from spin.data.streams import Stream, image_bytes, local_files, lookup, num_rows, open_stream
-from spin.data.writer import CaptionedImage, RowLines, map_ordered, read_image
+from spin.data.writer import CaptionedImage, RowLines, read_image
 from spin.errors import DataError
 from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.runtime.images import UnusableImageError
+from spin.runtime.threads import map_ordered
 
 IMAGES_DECODED = 1000
 """Images that are decoded for a look; a look at the hub, which downloads them, decodes a tenth."""
@@ -49,12 +50,16 @@ def survey_source(source: str, resolution: int, pairs: bool) -> Survey:
     """
     path = Path(source)
     shared: dict[str, Any] = {"num_val": 1, "num_test": 1, "small_images": "drop"}
+
+    # A folder of images with captions beside them.
     bare = path.is_dir() and not any(path.rglob("*.parquet")) and not any(path.rglob("*.tar"))
     if bare or any((path / name).is_file() for name in METADATA):
         folder = FolderData(kind="folder", path=source, **shared)
         card = DataCard(source=source)
         looked = _look(captioned_files(path, card), card, resolution, None)
         return _with_held_out(Survey(folder, card, metadata_kind(path), *looked))
+
+    # A stream of rows: Pick-a-Pic by its columns, else any image and text column.
     stream = open_stream(source, None, "train")
     card = DataCard(source=source, revision=stream.revision)
     limit = IMAGES_DECODED if local_files(source) else IMAGES_DECODED // 10
@@ -98,6 +103,7 @@ def _look(
         return hashlib.sha256(images[0]).digest()
 
     with closing(Seen()) as seen, closing(Seen()) as captioned:
+        # Decode the first ones, and only count the rest.
         decoded = itertools.islice(rows, IMAGES_DECODED if limit is None else limit)
         for row, found in map_ordered(problem, decoded, os.cpu_count() or 1):
             lines.update()
