@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from flows import environment
+from flows.left_running import run_from_a_shell
+from flows.refusal import refused_input
 from flows.server import prefect_api, running_ui
 from spin import paths
 
+BAD_INPUT = 2
 DRAIN_SECONDS = 10.0
 """Longest wait for Prefect's queues of logs and events."""
 
@@ -67,10 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-workers", type=int, default=2, help="stages that may run at once (default: 2)")
     given = parser.parse_args(arguments)
     started = time.monotonic()
-    from tasks.stage import BAD_INPUT, BAD_INPUT_STATE
+    refused = refused_input(given.root)
+    if refused:
+        print(f"spin: {refused}", file=sys.stderr)
+        return BAD_INPUT
+    from tasks.stage import BAD_INPUT_STATE
 
     try:
-        with prefect_api(given.root) as settings:
+        with run_from_a_shell(given.root), prefect_api(given.root) as settings:
             state = run_flow(
                 settings, root=given.root, targets=given.targets or None, max_workers=given.max_workers
             )

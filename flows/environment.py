@@ -63,6 +63,8 @@ def guarded(root: Path, port: int) -> dict[str, str]:
         "PREFECT_API_AUTH_STRING": secret(root),
         "PREFECT_SERVER_API_AUTH_STRING": secret(root),
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        # On disk, so that slots outlive the server: in memory, those of a killed worker would never be free again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port}",
     }
 

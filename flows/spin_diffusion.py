@@ -16,9 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.order import needed_for, submit_in_order
-from spin.errors import SpinError
-from spin.params.schema import load_params
-from spin.stages import preflight
+from flows.refusal import refused_input
 from tasks import (  # noqa: F401  (each enters its tasks in TASKS)
     code,
     continual,
@@ -50,11 +48,9 @@ def spin_diffusion(
 ) -> State[Any]:
     """Bring the project at `root` up to date, stage by stage, as DVC's graph has them."""
     # Refuse bad input before any stage runs.
-    try:
-        if (root / "params.yaml").is_file():
-            preflight.check(load_params(root / "params.yaml"), root)
-    except SpinError as error:
-        return Failed(name=BAD_INPUT_STATE, message=str(error))
+    refused = refused_input(root)
+    if refused:
+        return Failed(name=BAD_INPUT_STATE, message=refused)
 
     # Which stages there are, and which are wanted.
     project = open_project(root, stage_timeout)
@@ -90,7 +86,11 @@ def task_for(stage: str, project: Project) -> Task[..., Any]:
     """Return the stage's task, without its `gpu` tag if DVC has nothing to do: a cached stage takes no GPU slot."""
     stage_task = TASKS[kind(stage)]
     if "gpu" in stage_task.tags and not project.is_stale(stage):
-        return stage_task.with_options(tags=stage_task.tags - {"gpu"})
+        light = stage_task.with_options()
+        light.tags = stage_task.tags - {
+            "gpu"
+        }  # given to `with_options`, an empty set would keep the old ones
+        return light
     return stage_task
 
 

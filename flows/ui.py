@@ -10,14 +10,18 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flows import environment
-from flows.server import start_prefect, ui_file, wait_for
+from flows.left_running import end_left_running
+from flows.server import client_settings, start_prefect, ui_file, wait_for
 from tasks.process import let_go, start
 
 POOL = "spin"
 BUSY_PORT = 2
+WORKER_GRACE_SECONDS = 30.0
+MAX_RESTARTS, RESTART_WINDOW = 3, 120.0
 
 
 def busy_port() -> str | None:
@@ -66,37 +70,83 @@ def register(root: Path, env: dict[str, str], log: Path) -> None:
             )
 
 
+class Services:
+    """The servers and the worker: each is started again when it ends by itself."""
+
+    def __init__(self, root: Path, logs: Path, env: dict[str, str]) -> None:
+        self.root, self.logs, self.env = root, logs, env
+        self._starts: dict[str, Callable[[], subprocess.Popen[str]]] = {
+            "Prefect": lambda: start_prefect(root, environment.PREFECT_PORT, logs / "prefect.log", ui=True),
+            "MLflow": lambda: start_mlflow(root, logs / "mlflow.log"),
+            "worker": self._start_worker,
+        }
+        self.running: dict[str, subprocess.Popen[str]] = {}
+        self._ended: dict[str, list[float]] = {name: [] for name in self._starts}
+
+    def _start_worker(self) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        with (self.logs / "worker.log").open("ab") as stream:
+            return start(command, self.root, WORKER_GRACE_SECONDS, self.env, stream.fileno())
+
+    def start(self, name: str) -> "subprocess.Popen[str]":
+        """Start one of them."""
+        self.running[name] = self._starts[name]()
+        return self.running[name]
+
+    def start_again_what_ended(self) -> None:
+        """Raise `RuntimeError` for one that keeps ending: more than `MAX_RESTARTS` times in `RESTART_WINDOW` seconds."""
+        for name, process in list(self.running.items()):
+            if process.poll() is None:
+                continue
+            now = time.monotonic()
+            self._ended[name] = [when for when in self._ended[name] if now - when < RESTART_WINDOW] + [now]
+            if len(self._ended[name]) > MAX_RESTARTS:
+                raise RuntimeError(f"The {name} process keeps ending; {self.logs} says why.")
+            print(
+                f"The {name} process ended with exit code {process.returncode}; it is started again.",
+                flush=True,
+            )
+            self.start(name)
+
+    def end(self) -> None:
+        """The worker first, to its end: it ends its runs, and Prefect hears of it while it still listens."""
+        for name in ("worker", "MLflow", "Prefect"):
+            if name in self.running:
+                let_go(self.running[name])
+                self.running[name].wait()
+
+
 def serve(root: Path, signals: list[int]) -> int:
     """Start everything, print the addresses and wait; returns the exit code."""
     logs = root / environment.STATE / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     env = {**environment.places(root), **os.environ, **environment.guarded(root, environment.PREFECT_PORT)}
     environment.write_client_settings(root)
-    servers: list[subprocess.Popen[str]] = []
+    services = Services(root, logs, env)
     try:
         # Servers first: the deployments need Prefect, the worker needs both.
-        servers.append(start_prefect(root, environment.PREFECT_PORT, logs / "prefect.log", ui=True))
-        servers.append(start_mlflow(root, logs / "mlflow.log"))
-        wait_for(f"{environment.PREFECT_API}/health", servers[0], logs / "prefect.log")
+        prefect, mlflow = services.start("Prefect"), services.start("MLflow")
+        wait_for(f"{environment.PREFECT_API}/health", prefect, logs / "prefect.log")
+        left = end_left_running(root, client_settings(root, environment.PREFECT_API))
+        if left:
+            print(f"{left} runs that were cut off are marked as Crashed; started again they resume.")
         register(root, env, logs / "deploy.log")
-        with (logs / "worker.log").open("ab") as stream:
-            worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-            servers.append(start(worker, root, 30.0, env, stream.fileno()))
-        wait_for(f"{environment.MLFLOW_URL}/health", servers[1], logs / "mlflow.log")
+        services.start("worker")
+        wait_for(f"{environment.MLFLOW_URL}/health", mlflow, logs / "mlflow.log")
 
-        # Up: say so, and wait.
+        # Up: say so, and look after them until asked to stop.
         ui_file(root).write_text(str(os.getpid()), encoding="utf-8")
         print_addresses(root, logs)
-        return wait_until_stopped(servers, signals, logs)
+        while not signals:
+            time.sleep(0.2)
+            services.start_again_what_ended()
+        return 0
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
     finally:
         ui_file(root).unlink(missing_ok=True)
-        for server in reversed(servers):  # the worker first: it ends its runs while Prefect still listens
-            let_go(server)
-        for server in servers:
-            server.wait()
+        services.end()
 
 
 def print_addresses(root: Path, logs: Path) -> None:
@@ -107,20 +157,6 @@ def print_addresses(root: Path, logs: Path) -> None:
     print(f"Worker   of the pool {POOL}; logs in {logs}")
     print("A run    prefect deployment run 'spin-diffusion/toy'   (in this folder, from another shell)")
     print("Ctrl-C ends them all.", flush=True)
-
-
-def wait_until_stopped(servers: "list[subprocess.Popen[str]]", signals: list[int], logs: Path) -> int:
-    """Return 0 when asked to stop, 1 when one of the servers ended by itself."""
-    while not signals:
-        time.sleep(0.2)
-        for server in servers:
-            if server.poll() is not None:
-                print(
-                    f"A server ended by itself with exit code {server.returncode}; see {logs}.",
-                    file=sys.stderr,
-                )
-                return 1
-    return 0
 
 
 def main() -> int:

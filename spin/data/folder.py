@@ -1,6 +1,5 @@
 """A folder of captioned images, with metadata.csv, metadata.jsonl or a .txt file beside each image."""
 
-import csv
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -14,12 +13,11 @@ from spin.data.seen import Seen
 from spin.data.writer import CaptionedImage, DataSetWriter
 from spin.errors import DataError
 from spin.params.data import FolderData
+from spin.runtime.csv_rows import csv_header, csv_rows
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 FILE_COLUMN, TEXT_COLUMN = "file_name", "text"
 METADATA = ("metadata.csv", "metadata.jsonl")
-LONGEST_FIELD = 1 << 24
-"""Bytes of a field of metadata.csv; Python's own limit of 128 kB would stop at one long caption."""
 
 
 _TOLD = object()
@@ -95,16 +93,14 @@ def _inside(folder: Path, file: object, card: DataCard) -> Path | None:
 
 def _csv_rows(folder: Path) -> Iterator[_Listed]:
     path = folder / "metadata.csv"
-    csv.field_size_limit(LONGEST_FIELD)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            for name in (FILE_COLUMN, TEXT_COLUMN):
-                if name not in (reader.fieldnames or []):
-                    raise _missing_columns(path, reader.fieldnames or [])
-            for row in reader:
-                yield _Listed(row[FILE_COLUMN], row[TEXT_COLUMN])
-    except (OSError, ValueError, csv.Error) as error:
+        header = csv_header(path)
+        for name in (FILE_COLUMN, TEXT_COLUMN):
+            if name not in header:
+                raise _missing_columns(path, header)
+        for row in csv_rows(path):
+            yield _Listed(row.get(FILE_COLUMN), row.get(TEXT_COLUMN))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{path} must be a UTF-8 table with the columns {FILE_COLUMN} and {TEXT_COLUMN}, but {error}; save it so."
         ) from None

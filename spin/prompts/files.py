@@ -1,6 +1,5 @@
 """Reading prompts from files as people have them: .txt, .csv, .tsv, .parquet, .json, .jsonl."""
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from spin.errors import DataError
+from spin.runtime.csv_rows import csv_header, csv_rows
 
 PROMPT_NAMES = ("prompt", "caption", "text")
 """Columns that hold the prompt, whatever their case; the first that is there."""
@@ -29,7 +29,7 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"a file of prompts must be {', '.join(READERS)}, got {path.name}; convert it.")
     try:
         rows = reader(path)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise DataError(
             f"{path} must be a readable {path.suffix[1:]} file in UTF-8, but is not ({reason}); write it again."
@@ -70,9 +70,8 @@ def _read_jsonl(path: Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    return from_frame(
-        pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    )
+    frame = pd.DataFrame(csv_rows(path, separator), columns=csv_header(path, separator), dtype=object)
+    return from_frame(frame.fillna(""))
 
 
 def _read_parquet(path: Path) -> list[Row]:

@@ -1,6 +1,5 @@
 """Which images are to be scored against which prompts: a model's samples, or any folder of captioned images."""
 
-import csv
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from spin.errors import ScoreError
+from spin.runtime.csv_rows import csv_header, csv_rows
 from spin.runtime.images import known_formats
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
@@ -87,11 +87,10 @@ def _read_table(path: Path) -> pd.DataFrame:
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             frame = _frame(json.loads(line) for line in lines if line.strip())
         elif path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                frame = _frame(csv.DictReader(stream))
+            frame = pd.DataFrame(list(csv_rows(path)), columns=csv_header(path))
         else:
             raise ScoreError(f"a manifest must be .parquet, .csv or .jsonl, got {path.name}; convert it.")
-    except (ValueError, TypeError, OSError, csv.Error) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise ScoreError(
             f"{path} must be a readable {path.suffix[1:]} file, but is not ({error}); write it again."
         ) from None

@@ -19,7 +19,7 @@ pytest.importorskip("prefect")
 
 import flows  # noqa: F401  (switches before Prefect)
 from flows.order import distance_to_end, needed_for
-from flows.spin_diffusion import TASKS, kind, spin_diffusion
+from flows.spin_diffusion import TASKS, kind, spin_diffusion, task_for
 
 ROOT = Path(__file__).resolve().parents[2]
 MakeProject = Callable[[str], Path]
@@ -177,3 +177,13 @@ def test_ctrl_c_ends_every_child_and_the_same_command_goes_on(dvc_project: MakeP
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     assert (root / "made").is_file()
+
+
+def test_a_stage_with_nothing_to_do_takes_no_gpu_slot() -> None:
+    class Project:
+        def is_stale(self, stage: str) -> bool:
+            return stage == "train@iter2"
+
+    assert task_for("train@iter2", Project()).tags == {"gpu"}  # type: ignore[arg-type]
+    assert task_for("train@iter1", Project()).tags == set()  # type: ignore[arg-type]
+    assert TASKS["train"].tags == {"gpu"}
