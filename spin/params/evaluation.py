@@ -42,7 +42,7 @@ class PromptSetParams(Section):
 class ScorerParams(Section):
     """One reward model."""
 
-    source: str
+    source: Text
     """`embedded`, `hub` (the published weights), a folder, or for an oracle `toy`."""
 
 
@@ -62,5 +62,6 @@ class TableParams(Section):
 class TrackingParams(Section):
     """Names under which MLflow keeps the runs; changing them reruns nothing."""
 
-    experiment: str
-    registered_model: str
+    experiment: Text
+    registered_model: Annotated[str, Field(pattern=r"^[\w.-][\w. -]*$")]
+    """Letters, digits, dots, dashes and spaces: MLflow takes / and : for versions and aliases."""

@@ -6,12 +6,12 @@ the dotted name, the rule, the value that came and what to do.
 
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError, model_validator
 
 from spin.errors import ParamsError
 from spin.params.checks import check_continual, check_names, check_prev, check_sections
 from spin.params.messages import describe
+from spin.params.reading import read_yaml
 from spin.params.sections import ParamSections
 
 
@@ -31,11 +31,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check a parameter file; raises `ParamsError` with one sentence on the first breach."""
     if not path.is_file():
         raise ParamsError(f"{path} must be a parameter file, found none; copy one of profiles/ to it.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        detail = " ".join(str(error).split())
-        raise ParamsError(f"{path} must be YAML, but it does not parse: {detail}") from None
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         raise ParamsError(
             f"{path} must hold a mapping of parameters, got {type(raw).__name__}; see profiles/."

@@ -11,6 +11,7 @@ from spin.params.section import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    Rate,
     Section,
     Text,
 )
@@ -81,7 +82,7 @@ class StageParams(Section):
 
     prev: str
     """`base` or the name of an iteration: the start of the player and, frozen, its reference."""
-    learning_rate: PositiveFloat
+    learning_rate: Rate
     num_steps: PositiveInt
     """Optimizer updates."""
     warmup_steps: Annotated[int, Field(ge=0)]

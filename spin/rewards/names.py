@@ -1,6 +1,10 @@
 """The scorers that come with the project, by name; light to import, unlike the scorers."""
 
+from pathlib import Path
+
 ENTRY_POINT_GROUP = "spin.scorers"
 """A user's own scorer: an entry point names a callable (source: str | None, device: str, dtype) -> Scorer."""
 BUILT_IN = ("pickscore", "hps", "hps_v21", "image_reward", "aesthetic", "aesthetic_v1", "clip")
 ORACLES = ("oracle_psnr", "oracle_attributes")
+EMBEDDED = Path(__file__).parents[1] / "toy" / "assets" / "scorers"
+"""Where the embedded ones' weights lie, a folder each."""

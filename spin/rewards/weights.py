@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from spin.errors import ScoreError
+from spin.rewards.names import EMBEDDED
 from spin.runtime.files import read_json, sha256_file
 
-EMBEDDED = Path(__file__).parents[1] / "toy" / "assets" / "scorers"
 CARD = "scorer.json"
 """Optional file of a folder: {"version": words for the tables, and constants that its scorer documents}."""
 

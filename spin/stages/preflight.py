@@ -9,18 +9,20 @@ from spin.errors import DataError, ModelError, ScoreError
 from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.params.model import BaseParams
 from spin.params.schema import Params
-from spin.rewards.names import BUILT_IN, ENTRY_POINT_GROUP, ORACLES
+from spin.rewards.names import BUILT_IN, EMBEDDED, ENTRY_POINT_GROUP, ORACLES
 from spin.runtime.hub import is_hub_id
 
 
 def check(params: Params, root: Path = Path()) -> None:
-    """Raise a `SpinError` if the base, a scorer or the folder of images cannot be what it should be.
+    """Raise a `SpinError` if the base, a scorer, a filter, a prompt set or the images cannot be what they should be.
 
     Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by the stage `base`. Once
     the data stage has run, the images it read may be gone or on another machine.
     """
     _check_base(params.base, root)
     _check_scorers(params, root)
+    _check_safety_checker(params.opponents.safety_checker, root)
+    _check_prompt_sets(params, root)
     _check_data(params, root)
 
 
@@ -71,13 +73,64 @@ def _check_source(data: FolderData | DatasetData | PickapicData, root: Path) -> 
         local_files(data.source, root)
 
 
-def _check_scorers(params: Params, root: Path) -> None:
-    known = [*BUILT_IN, *ORACLES, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))]
-    for name, scorer in params.scorers.items():
-        if name not in known:
-            raise ScoreError(f"scorers must name some of {', '.join(known)}, got {name}; correct the name.")
-        if scorer.source not in ("embedded", "hub", "toy") and not (root / scorer.source).is_dir():
-            raise ScoreError(
-                f"scorers.{name}.source must be 'embedded', 'hub', 'toy' for an oracle, or a folder of weights, "
-                f"but there is no folder {scorer.source}; correct it."
+def _check_safety_checker(source: str | None, root: Path) -> None:
+    """A folder with weights; what looks like a hub id is looked up when opponents are drawn."""
+    if source is None or (is_hub_id(source) and not (root / source).is_dir()):
+        return
+    if not any(
+        any((root / source).glob(pattern)) for pattern in ("*.safetensors", "safety_checker/*.safetensors")
+    ):
+        raise ModelError(
+            f"opponents.safety_checker must be a folder with safetensors, a hub id owner/name or null, but {source or 'it'} "
+            "is none of these; correct the path."
+        )
+
+
+def _check_prompt_sets(params: Params, root: Path) -> None:
+    """Held-out captions, a published set, or a file of prompts that reads."""
+    for name, given in params.prompt_sets.items():
+        if given.source is not None and not (root / given.source).exists():
+            raise DataError(
+                f"prompt_sets.{name}.source must be a file or folder, but there is no {given.source}; correct it."
             )
+        if given.prompts in ("val", "test"):
+            continue
+        from spin.prompts.files import read_rows
+        from spin.prompts.named import NAMED
+
+        if given.prompts in NAMED:
+            continue
+        if not (root / given.prompts).is_file():
+            raise DataError(
+                f"prompt_sets.{name}.prompts must be val, test, one of {', '.join(NAMED)}, or a file of prompts, but there "
+                f"is no file {given.prompts}; correct it."
+            )
+        read_rows(root / given.prompts)
+
+
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
+
+
+def _check_scorers(params: Params, root: Path) -> None:
+    """Names that exist, each with a source of its kind; a user's own scorer knows its sources itself."""
+    own = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
+    for name, scorer in params.scorers.items():
+        if name in own:
+            continue
+        if name not in (*BUILT_IN, *ORACLES):
+            known = ", ".join((*BUILT_IN, *ORACLES, *sorted(own)))
+            raise ScoreError(f"scorers must name some of {known}, got {name}; correct the name.")
+        if not _has_weights(name, scorer.source, root):
+            wanted = (
+                "toy"
+                if name in ORACLES
+                else "hub, embedded where the package has it, or a folder with weights"
+            )
+            raise ScoreError(f"scorers.{name}.source must be {wanted}, got {scorer.source}; correct it.")
+
+
+def _has_weights(name: str, source: str, root: Path) -> bool:
+    if name in ORACLES or source in ("hub", "toy"):
+        return source == ("toy" if name in ORACLES else "hub")
+    folder = EMBEDDED / name if source == "embedded" else root / source
+    return folder.is_dir() and any(file.suffix in WEIGHTS for file in folder.iterdir())

@@ -1,0 +1,64 @@
+"""Nonsense in params.yaml is refused before any work, in a sentence that names the key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spin.errors import SpinError
+from spin.params.schema import load_params
+from spin.stages import preflight
+from tests.models.tiny import miniature_params, write_params
+
+
+def refusal(folder: Path, base: Path, section: str, key: str, value: Any) -> str:
+    raw = miniature_params(base)
+    raw["evaluate"]["references"] = []  # which a file of prompts cannot have
+    here = raw
+    for part in section.split("."):
+        here = here[part]
+    here[key] = value
+    write_params(folder, raw)
+    with pytest.raises(SpinError) as refused:
+        preflight.check(load_params(folder / "params.yaml"), folder)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("scorers.clip", "source", "", "scorers.clip.source"),
+        ("scorers.clip", "source", "..", "scorers.clip.source must be hub, embedded"),
+        ("scorers.clip", "source", "nowhere", "scorers.clip.source must be hub, embedded"),
+        ("scorers.clip", "source", "toy", "scorers.clip.source must be hub, embedded"),
+        ("scorers.clip", "source", "empty", "scorers.clip.source must be hub, embedded"),
+        ("scorers.oracle_psnr", "source", "embedded", "scorers.oracle_psnr.source must be toy"),
+        ("scorers", "hps_v21", {"source": "embedded"}, "scorers.hps_v21.source must be hub, embedded where"),
+        (
+            "opponents",
+            "safety_checker",
+            "nowhere",
+            "opponents.safety_checker must be a folder with safetensors",
+        ),
+        ("opponents", "safety_checker", "", "opponents.safety_checker must be a folder with safetensors"),
+        (
+            "opponents",
+            "safety_checker",
+            "empty",
+            "opponents.safety_checker must be a folder with safetensors",
+        ),
+        ("prompt_sets.test", "prompts", "no/such.csv", "prompt_sets.test.prompts must be val, test, one of"),
+        ("prompt_sets.test", "prompts", "bad.csv", "bad.csv must be a readable csv file"),
+        ("prompt_sets.test", "source", "nowhere", "prompt_sets.test.source must be a file or folder"),
+        ("tracking", "registered_model", "a/b", "tracking.registered_model"),
+        ("tracking", "registered_model", "", "tracking.registered_model"),
+        ("iterations.iter1", "learning_rate", 1e300, "iterations.iter1.learning_rate must be <= 1.0"),
+    ],
+)
+def test_nonsense_is_refused_before_any_work(
+    tiny_base: Path, tmp_path: Path, section: str, key: str, value: Any, said: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.csv").write_text("prompt\nred, blue\n")
+    assert said in refusal(tmp_path, tiny_base, section, key, value)
+    assert not (tmp_path / "outputs").exists()
