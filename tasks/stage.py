@@ -29,12 +29,17 @@ BAD_INPUT = 2
 BAD_INPUT_STATE = "BadInput"
 """Name of the failed state of such a stage, and of a flow that met one."""
 
+INTERRUPTED_STATE, FULL_DISK_STATE = "Interrupted", "FullDisk"
+NOT_RETRIED = {BAD_INPUT_STATE, INTERRUPTED_STATE, FULL_DISK_STATE}
+"""Names of failed states that a second try cannot mend; Prefect retries a returned state as it does an exception."""
+
 _CHATTER = re.compile(
     r"^(Running stage '|> |Updating lock file|Generating lock file|To track the changes|\s*git add |To enable auto staging"
     r"|Use `dvc push`|Stage '.*' is cached|\s*dvc config core\.autostage|\s*$)"
 )
 _STAGE_EXIT = re.compile(r"exited with (-?\d+)")
 _BUSY = re.compile(r"is busy|Unable to acquire lock")
+_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")
 
 
 Show = Callable[[str, Path], None]
@@ -52,14 +57,18 @@ class BadInputError(StageError):
     """The stage says that its input is wrong: running it again cannot help."""
 
 
+class FullDiskError(StageError):
+    """The stage, or DVC's cache, had no room: running it again would only fill it further."""
+
+
 def run_stage(stage: str, root: Path) -> State[Any]:
     """Bring one DVC stage up to date: the body of every task.
 
-    Returns `Cached` when DVC had nothing to do, `Completed` after a run, `Failed` for bad input (a state that is
-    returned is not retried). Raises `StageError` for anything a retry may mend: a crash, a time-out.
+    Returns `Cached` when DVC had nothing to do, `Completed` after a run, and a failed state with a name of its own for
+    what a retry cannot mend. Raises `StageError` for what it may: a crash, a time-out.
     """
     if stopping.is_set():  # a retry after Ctrl-C must not start again what was just ended
-        return Failed(message=f"{stage} was interrupted.")
+        return Failed(name=INTERRUPTED_STATE, message=f"{stage} was interrupted.")
     project = project_at(root)
     if not project.is_stale(stage):
         return Completed(name="Cached", message="DVC has nothing to do.")
@@ -67,6 +76,8 @@ def run_stage(stage: str, root: Path) -> State[Any]:
         seconds = reproduce(stage, project, get_run_logger().info)
     except BadInputError as error:
         return Failed(name=BAD_INPUT_STATE, message=str(error))
+    except FullDiskError as error:
+        return Failed(name=FULL_DISK_STATE, message=str(error))
     return Completed(message=f"Ran in {seconds:.0f} s.")
 
 
@@ -120,15 +131,22 @@ def _error(stage: str, ended: Exit, timeout: float | None) -> StageError:
     last = (of_stage or said or ["nothing was printed"])[-1].strip()
     if exits and int(exits[-1]) == BAD_INPUT:
         return BadInputError(f"{stage}: {last.removeprefix('spin: ')}")
+    full = next((line for line in ended.lines if _FULL.search(line)), None)
+    if full:
+        return FullDiskError(f"{stage} had no room on the disk ({full.strip()}); free some and run it again.")
     code = exits[-1] if exits else ended.code
     return StageError(f"{stage} ended with exit code {code}; its last line was: {last}")
+
+
+def _may_help(task: Task[..., Any], run: Any, state: State[Any]) -> bool:
+    """Whether another try may end otherwise."""
+    return state.name not in NOT_RETRIED
 
 
 def stage_task(name: str, show: Show | None = None) -> Task[..., Any]:
     """Make the task of a stage of STAGES and enter it in `TASKS`; `show` publishes what a finished stage made.
 
-    DVC alone decides what is stale, so Prefect's caching is off. What is bad input is not retried: it returns a state
-    instead of raising.
+    DVC alone decides what is stale, so Prefect's caching is off.
     """
     declared = STAGES[name]
 
@@ -146,6 +164,7 @@ def stage_task(name: str, show: Show | None = None) -> Task[..., Any]:
         task_run_name="{stage}",
         cache_policy=NO_CACHE,
         retries=1,
+        retry_condition_fn=_may_help,
         retry_delay_seconds=5,
         persist_result=False,
     )

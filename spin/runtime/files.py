@@ -26,9 +26,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _to_disk(temporary)
         temporary.replace(path)
+        _to_disk(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,6 +46,8 @@ def replacing_dir(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
+        for written in (*temporary.rglob("*"), temporary):
+            _to_disk(written)
         if path.exists():
             retired = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp.old.", dir=path.parent))
             path.rename(retired / path.name)
@@ -53,8 +55,18 @@ def replacing_dir(path: Path) -> Iterator[Path]:
             shutil.rmtree(retired)
         else:
             temporary.rename(path)
+        _to_disk(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk: a renamed file may else be empty after a crash."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:

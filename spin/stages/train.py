@@ -20,7 +20,7 @@ from spin.runtime.files import read_json, replacing_file, write_json
 from spin.runtime.progress import Progress
 from spin.stages.callbacks import AfterUpdate, describe_run, save_snapshot
 from spin.stages.preview import make_preview
-from spin.stages.resume import restore_state
+from spin.stages.resume import restore_state, save_state
 from spin.stages.work import checkpoint_digest, digest_of, earlier_iterates, stage_output, work_folder
 from spin.training.ema import averaged
 from spin.training.loop import train
@@ -133,6 +133,8 @@ def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Traine
                 save_snapshot, name, networks.player, inputs.prev, inputs.snapshots, inputs.snapshot_every
             )
         train(state, recipe, accelerator, after)
+    if accelerator.is_main_process and state.step % params.training.checkpoint_every:
+        save_state(inputs.work, state, accelerator, reports)  # so that a rerun has no update left to do
 
     # Save the player, or the average of its weights.
     if accelerator.is_main_process:

@@ -1,7 +1,6 @@
 """What all stages share: where unfinished work lies, what it depends on, and which names there are."""
 
 import contextlib
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,25 @@ from spin.params.schema import Params
 from spin.runtime.code import code_digest
 from spin.runtime.files import replacing_dir, sha256_file
 from spin.runtime.shards import work_key
+from spin.stages.kept_work import finish, remove_recorded
 
 
 @contextlib.contextmanager
 def stage_output(
     out: Path, run: Callable[..., Any], item: str, *depends_on: Any
 ) -> Iterator[tuple[Path, Path]]:
-    """Yield (temporary output folder, work folder); on success the first becomes `out` and the second is removed.
+    """Yield (temporary output folder, work folder); on success the first becomes `out`.
 
-    The work folder is named by the stage function `run`, the item and a digest of what they depend on, so a killed run is continued by
-    the same work and by no other. Output that a changed `out` held stays until then.
+    The work folder is named by the stage function `run`, the item and a digest of what they depend on, so a killed run
+    is continued by the same work and by no other. It stays until DVC has recorded the output. What `out` held before
+    stays until the new one is whole.
     """
+    remove_recorded()
     work = work_folder(run, item, *depends_on)
     work.mkdir(parents=True, exist_ok=True)
     with replacing_dir(out) as folder:
         yield folder, work
-    shutil.rmtree(work, ignore_errors=True)
+    finish(work, out)
 
 
 def work_folder(run: Callable[..., Any], item: str, *depends_on: Any) -> Path:

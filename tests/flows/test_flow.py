@@ -187,3 +187,19 @@ def test_a_stage_with_nothing_to_do_takes_no_gpu_slot() -> None:
     assert task_for("train@iter2", Project()).tags == {"gpu"}  # type: ignore[arg-type]
     assert task_for("train@iter1", Project()).tags == set()  # type: ignore[arg-type]
     assert TASKS["train"].tags == {"gpu"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_only_what_another_try_may_mend_is_tried_again(dvc_project: MakeProject) -> None:
+    root = dvc_project(
+        "stages:\n"
+        "  data: {cmd: 'echo x >> tries_data; exit 2', outs: [data]}\n"
+        "  base: {cmd: 'echo x >> tries_base; echo No space left on device; exit 1', outs: [base]}\n"
+        "  report: {cmd: 'echo x >> tries_report; exit 1', outs: [report]}\n"
+    )
+    state = run(root)
+    assert state.is_failed()
+    tries = {name: (root / f"tries_{name}").read_text().count("x") for name in ("data", "base", "report")}
+    assert tries == {"data": 1, "base": 1, "report": 2}
+    assert "base had no room on the disk" in state.message

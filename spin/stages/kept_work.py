@@ -1,0 +1,50 @@
+"""Finished work is kept until DVC has recorded what came of it.
+
+Between a stage's end and the line in dvc.lock DVC copies the output into its cache. If that fails (its disk is full, it is
+killed), DVC removes the output at the next start and runs the stage again: from the kept work, which has nothing left to do.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spin import paths
+from spin.runtime.files import read_json, write_json
+
+MARK = "finished.json"
+"""In a work folder whose output is in place: which one, how many files and bytes."""
+
+
+def finish(work: Path, out: Path) -> None:
+    """Mark `work` as finished, or remove it where no DVC is to record its output."""
+    if not Path("dvc.yaml").is_file():
+        shutil.rmtree(work, ignore_errors=True)
+        return
+    write_json(work / MARK, {"out": out.as_posix(), **_measure(out)})
+
+
+def remove_recorded() -> None:
+    """Remove finished work whose output stands in dvc.lock; its files and bytes tell that it is that one."""
+    marks = sorted((paths.WORK / "work").glob(f"*/{MARK}"))
+    recorded = _recorded() if marks else {}
+    for mark in marks:
+        told = read_json(mark)
+        entry = recorded.get(told["out"], {})
+        if (entry.get("nfiles", 1), entry.get("size")) == (told["nfiles"], told["size"]):
+            shutil.rmtree(mark.parent, ignore_errors=True)
+
+
+def _measure(out: Path) -> dict[str, int]:
+    files = [file for file in out.rglob("*") if file.is_file()]
+    return {"nfiles": len(files), "size": sum(file.stat().st_size for file in files)}
+
+
+def _recorded() -> dict[str, dict[str, Any]]:
+    """Path -> entry of every output in dvc.lock."""
+    lock = Path("dvc.lock")
+    if not lock.is_file():
+        return {}
+    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+    return {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}
