@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 # dvc.yaml says `python -m spin`: let that be the environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test test-fast lint format ui lock clean
+.PHONY: help install demo test test-fast mutants lint format ui lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -42,6 +42,9 @@ test: $(READY)  ## All tests, two files at a time
 
 test-fast: $(READY)  ## The tests that take seconds
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+mutants: $(READY)  ## Change the method and the trainer line by line and see the tests fail (an hour or two)
+	@$(BIN)/python -m tests.mutants
 
 lint: $(READY)  ## Format check, linter, types
 	@$(BIN)/ruff format --check .

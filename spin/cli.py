@@ -15,7 +15,7 @@ from spin.params.experimental import experimental_help
 from spin.params.schema import load_params
 from spin.stages.stage import Item
 from spin.stages.table import STAGES, stage_of
-from spin.tools import prompts, score
+from spin.tools import prompts, sample, score
 from spin.tools.arena import command as arena
 from spin.tools.export import command as export
 from spin.tools.init import command as init
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--name", required=True, help=OPTIONS["name"])
         if "prompts" in stage.takes:
             command.add_argument("--prompts", help=OPTIONS["prompts"])
-    for tool in (prompts, arena, export, toy):
+    for tool in (sample, prompts, arena, export, toy):
         tool.register(commands)
     return parser
 

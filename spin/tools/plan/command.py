@@ -37,15 +37,15 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def run_plan(options: argparse.Namespace) -> None:
     """Print the plan; raises `SpinError` for what cannot be counted."""
-    from spin.tools.plan.counts import count_images, count_prompts
-    from spin.tools.plan.estimate import make_plan
-
     for name in ("gpus", "tflops", "utilisation", "images"):
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise ParamsError(f"--{name} must be > 0, got {value}; choose a value in that range.")
     params = load_params(options.params)
     speed = _speed(options)
+    from spin.tools.plan.counts import count_images, count_prompts
+    from spin.tools.plan.estimate import make_plan
+
     plan = make_plan(params, *_costs(params, count_images(params, options.images), count_prompts(params)))
     hours = {item.name: item.tflop / speed / 3600 for item in plan.work}
     print(

@@ -1,0 +1,94 @@
+"""`spin sample "a prompt" --model champion`: look at what a model draws."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spin import paths
+from spin.errors import ModelError, ParamsError
+from spin.params.schema import Params, load_params
+from spin.runtime.files import read_json, replacing_file
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+CHAMPION = "champion"
+
+
+def register(commands: "Commands") -> None:
+    """Add the command."""
+    command = commands.add_parser("sample", help="Draw images of your own prompts with a model.")
+    command.add_argument("prompts", nargs="+", metavar="PROMPT", help="in quotes, one or several")
+    command.add_argument(
+        "--model",
+        default=CHAMPION,
+        help="champion, a model of params.yaml such as iter2, or a checkpoint's folder",
+    )
+    command.add_argument("--out", type=Path, default=Path("images"), help="folder for the images")
+    command.add_argument("--count", type=int, default=4, help="images of each prompt")
+    command.add_argument("--seed", type=int, default=0, help="another one draws others")
+    command.add_argument("--params", type=Path, default=Path("params.yaml"), help="whose evaluate draws")
+    command.set_defaults(run=run_sample)
+
+
+def run_sample(options: argparse.Namespace) -> None:
+    """Draw and say where the images are; raises `ParamsError` and `ModelError` before anything is written."""
+    if options.count < 1:
+        raise ParamsError(f"--count must be at least 1, got {options.count}; correct it.")
+    if not all(prompt.strip() for prompt in options.prompts):
+        raise ParamsError("a prompt must not be empty, got an empty one; write what is to be drawn.")
+    params = load_params(options.params)
+    checkpoint = find_checkpoint(options.model, params)
+    drawn = draw(checkpoint, options.prompts, options.count, options.seed, params, options.out)
+    print(f"{options.out} holds {len(drawn)} images by {checkpoint}, the first is {drawn[0].name}")
+
+
+def find_checkpoint(model: str, params: Params) -> Path:
+    """The folder of a model: by its name, as the champion of the registry stage, or as a folder."""
+    if model == CHAMPION:
+        listed = paths.REGISTRY / "registry.json"
+        if not listed.is_file():
+            raise ModelError(
+                f"--model champion must be registered, found no {listed}; run `dvc repro register`."
+            )
+        model = next(entry["model"] for entry in read_json(listed)["models"] if entry[CHAMPION])
+    known = ["base", *params.released, *params.baselines, *params.iterations]
+    folder = paths.CHECKPOINTS / model if model in known else Path(model)
+    if not (folder / "model.json").is_file():
+        raise ModelError(
+            f"--model must be champion, one of {', '.join(known)}, or the folder of a checkpoint, but there is no "
+            f"{folder / 'model.json'}; correct it, or run the stage that makes it."
+        )
+    return folder
+
+
+def draw(
+    checkpoint: Path, prompts: list[str], count: int, seed: int, params: Params, out: Path
+) -> list[Path]:
+    """Draw `count` images of each prompt by the sampler of `evaluate` and write them; return their files.
+
+    An image depends on its prompt, its number and the seed, on nothing else that is drawn.
+    """
+    from PIL import Image
+
+    from spin.models.checkpoint import load_to_draw
+    from spin.models.conditioning import square_geometry
+    from spin.runtime.devices import DTYPES, default_device
+    from spin.runtime.progress import Progress
+    from spin.sampling.sampler import Guidance, sample_images
+    from spin.seeding import generator_for
+
+    sampler, files = params.evaluate, []
+    diffusion = load_to_draw(checkpoint, default_device(), DTYPES[sampler.precision])
+    empty, geometry = diffusion.encode_prompts([""]), square_geometry(1, params.resolution)
+    with Progress("sample", len(prompts) * count, "images") as progress:
+        for number, prompt in enumerate(prompts, start=1):
+            guidance = Guidance(diffusion.encode_prompts([prompt]), empty, geometry)
+            for index in range(count):
+                generators = [generator_for("sample", seed, prompt, index)]
+                images, _ = sample_images(diffusion, guidance, generators, sampler, params.resolution)
+                files.append(out / f"{number:02d}-{index}.png")
+                with replacing_file(files[-1]) as temporary:
+                    Image.fromarray(images[0].numpy()).save(temporary)
+                progress.update()
+    return files

@@ -1,0 +1,56 @@
+"""`spin sample` draws with any model, and an image depends on its prompt, its number and the seed alone."""
+
+from pathlib import Path
+
+import pytest
+
+from spin.cli import main
+from spin.runtime.files import write_json
+from spin.stages.data import run_base
+from tests.models.tiny import miniature_params, write_params
+from tests.stages.projects import parameters
+
+
+@pytest.fixture
+def inside(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, miniature_params(tiny_base))
+    run_base(parameters(tiny_base))
+    return tmp_path
+
+
+def test_the_same_image_whatever_else_is_drawn(inside: Path) -> None:
+    red, both = ["a red circle"], ["a blue square", "a red circle"]
+    assert main(["sample", *red, "--model", "base", "--count", "2", "--out", "one"]) == 0
+    assert main(["sample", *both, "--model", "outputs/checkpoints/base", "--count", "3", "--out", "two"]) == 0
+    assert main(["sample", *red, "--model", "base", "--count", "1", "--seed", "1", "--out", "three"]) == 0
+    assert sorted(path.name for path in Path("two").iterdir())[-1] == "02-2.png"
+    for index in range(2):
+        assert Path(f"one/01-{index}.png").read_bytes() == Path(f"two/02-{index}.png").read_bytes()
+    assert Path("one/01-0.png").read_bytes() != Path("one/01-1.png").read_bytes()
+    assert Path("one/01-0.png").read_bytes() != Path("three/01-0.png").read_bytes()
+
+
+def test_the_champion_is_the_registrys(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "a red circle"]) == 2
+    assert "found no outputs/registry/registry.json" in capsys.readouterr().err
+    entries = [{"model": "iter1", "champion": False}, {"model": "base", "champion": True}]
+    write_json(Path("outputs/registry/registry.json"), {"models": entries})
+    assert main(["sample", "a red circle", "--count", "1"]) == 0
+    assert "by outputs/checkpoints/base" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "iter9"], "--model must be champion, one of base, sft, dpo, iter1, iter2"),
+        (["--model", "base", "--count", "0"], "--count must be at least 1"),
+        ([" ", "--model", "base"], "a prompt must not be empty"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    inside: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", "a red circle", *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("images").exists()
