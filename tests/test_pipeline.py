@@ -58,6 +58,122 @@ def run(root: Path) -> Any:
     return spin_diffusion(root=root, return_state=True)
 
 
+def write_project(root: Path, base: Path) -> dict[str, Any]:
+    """Make `root` a miniature of the project, and return its parameters."""
+    raw = miniature_params(base)
+    raw["baselines"] = {"dpo": raw["baselines"]["dpo"]}
+    raw["evaluate"] |= {"models": ["base", "dpo", "iter1", "iter2"], "references": []}
+    raw["scorers"] = {name: raw["scorers"][name] for name in ("aesthetic", "oracle_psnr")}
+    raw["tables"] |= {"average_of": ["aesthetic"], "over": ["base"]}
+    copy_project(root, raw)
+    dvc(root, "init", "--no-scm", "-q")
+    return raw
+
+
+def write_down_modules(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """From here on every command of `spin` leaves the modules that it imported in the folder `seen`."""
+    (root / "site").mkdir()
+    (root / "site" / "sitecustomize.py").write_text(SEEN)
+    (root / "seen").mkdir()
+    patch.setenv("PYTHONPATH", str(root / "site"))
+    patch.setenv("SPIN_SEEN", str(root / "seen"))
+
+
+def the_first_run_makes_everything(root: Path) -> None:
+    first = run(root)
+    assert first.is_completed(), first.message
+    assert first.message == "21 stages ran, 0 were cached."
+
+
+def the_outputs_name_their_models(root: Path) -> None:
+    summary = read_json(root / "outputs/tables/test/summary.json")
+    assert summary["champion"] in ("iter1", "iter2")
+    assert set(summary["win_rate_over_base"]) >= {"dpo", "iter1", "iter2"}
+    assert (root / "outputs/report/report.html").stat().st_size > 10_000
+    registry = read_json(root / "outputs/registry/registry.json")
+    assert [entry["model"] for entry in registry["models"]] == ["iter1", "iter2"]
+
+
+def dvc_agrees_that_nothing_is_left_to_do(root: Path) -> None:
+    assert "up to date" in dvc(root, "status")
+    assert "up to date" in dvc(root, "repro")
+
+
+def a_stage_depends_on_what_its_command_loads(root: Path) -> None:
+    """Beyond what every command loads."""
+    loaded = loaded_by_stage(root / "seen")
+    assert loaded.keys() == STAGES.keys() - {"released", "reference", "continual"}
+    always = loaded["code"].union(
+        *(code_of(f"spin.{name}") for name in ("stages.preflight", "tracking.stage_log"))
+    )
+    always |= set(code_of("spin.tracking.runs"))  # what is refused before the work and what is told after it
+    for name in loaded.keys() - {"code"}:
+        modules, depends_on = loaded[name], read_json(root / f"outputs/code/{name}.json")
+        missing = modules - always - SHARED - set(depends_on) - {STAGES[name].module}
+        assert not missing, f"{name} runs code that it does not depend on: {sorted(missing)}"
+
+
+def comments_in_a_model_family_retrain_nothing(root: Path) -> None:
+    """A comment, a docstring and a blank line."""
+    family = root / "spin/models/stable_diffusion.py"
+    text = family.read_text()
+    commented = text.replace(
+        "        dtype = next(", "        # In the network's own format.\n\n        dtype = next("
+    )
+    family.write_text(commented.replace('"""The UNet\'s prediction', '"""What the UNet predicts, as it is'))
+    ran = dvc(root, "repro")
+    assert [line for line in ran.splitlines() if line.startswith("Running")] == ["Running stage 'code':"]
+    again = run(root)
+    assert again.message == "0 stages ran, 21 were cached."
+    family.write_text(text)
+
+
+def a_constant_in_a_model_family_makes_stale_what_it_takes_part_in(root: Path) -> None:
+    family = root / "spin/models/stable_diffusion.py"
+    text = family.read_text()
+    family.write_text(
+        text.replace("self.tokenizer.model_max_length)", "self.tokenizer.model_max_length - 1)")
+    )
+    dvc(root, "repro", "code")
+    stale = {line.split(":")[0] for line in dvc(root, "status").splitlines() if line[:1].strip()}
+    assert {"cache", "opponents@iter1", "train@iter1", "generate@test-base"} <= stale
+    assert not {"data", "prompt_set@test", "score@test-base", "tables@test"} & stale
+    family.write_text(text)
+    dvc(root, "repro", "code")
+    assert "up to date" in dvc(root, "status")
+
+
+def another_learning_rate_reruns_its_iteration_and_what_follows(root: Path, raw: dict[str, Any]) -> None:
+    raw["iterations"]["iter2"]["learning_rate"] = 2e-3
+    write_params(root, raw)
+    stale = {
+        line.split(":")[0] for line in dvc(root, "status").splitlines() if line and not line[0].isspace()
+    }
+    assert stale == {
+        "train@iter2",
+        "tables@test",
+        "register",
+    }  # tables and register list the iterations themselves
+    second = run(root)
+    assert second.is_completed(), second.message
+    assert (
+        second.message == "6 stages ran, 15 were cached."
+    )  # train, generate, score, tables, report, register
+
+
+def removed_outputs_are_made_again_the_same(root: Path) -> None:
+    before = read_json(root / "outputs/tables/test/summary.json")
+    for folder in ("opponents", "checkpoints", "samples/test", "scores/test"):
+        shutil.rmtree(root / "outputs" / folder / "iter2")
+    ran = dvc(root, "repro")
+    assert "opponents@iter2" in ran
+    assert "train@iter1" not in [
+        line.split("'")[1] for line in ran.splitlines() if line.startswith("Running stage")
+    ]
+    assert read_json(root / "outputs/tables/test/summary.json") == before
+    assert os.path.exists(root / "outputs/checkpoints/iter2/unet/config.json")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("prefect_server")
@@ -66,96 +182,14 @@ def test_the_whole_loop_and_what_a_change_reruns(
 ) -> None:
     monkeypatch.setenv("SPIN_TRACKING", "off")  # test_tracking holds what MLflow is told
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    raw = miniature_params(tiny_base)
-    raw["baselines"] = {"dpo": raw["baselines"]["dpo"]}
-    raw["evaluate"] |= {"models": ["base", "dpo", "iter1", "iter2"], "references": []}
-    raw["scorers"] = {name: raw["scorers"][name] for name in ("aesthetic", "oracle_psnr")}
-    raw["tables"] |= {"average_of": ["aesthetic"], "over": ["base"]}
-    copy_project(tmp_path, raw)
-    dvc(tmp_path, "init", "--no-scm", "-q")
-
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(SEEN)
-    (tmp_path / "seen").mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    monkeypatch.setenv("SPIN_SEEN", str(tmp_path / "seen"))
-
-    first = run(tmp_path)
-    assert first.is_completed(), first.message
-    assert first.message == "21 stages ran, 0 were cached."
-    monkeypatch.delenv("PYTHONPATH")
-    summary = read_json(tmp_path / "outputs/tables/test/summary.json")
-    assert summary["champion"] in ("iter1", "iter2")
-    assert set(summary["win_rate_over_base"]) >= {"dpo", "iter1", "iter2"}
-    assert (tmp_path / "outputs/report/report.html").stat().st_size > 10_000
-    registry = read_json(tmp_path / "outputs/registry/registry.json")
-    assert [entry["model"] for entry in registry["models"]] == ["iter1", "iter2"]
-
-    # DVC agrees that nothing is left to do.
-    assert "up to date" in dvc(tmp_path, "status")
-    assert "up to date" in dvc(tmp_path, "repro")
-
-    # What a stage depends on is what its command really loads, beyond what every command does.
-    loaded = loaded_by_stage(tmp_path / "seen")
-    assert loaded.keys() == STAGES.keys() - {"released", "reference", "continual"}
-    always = loaded["code"].union(
-        *(code_of(f"spin.{name}") for name in ("stages.preflight", "tracking.stage_log"))
-    )
-    always |= set(code_of("spin.tracking.runs"))  # what is refused before the work and what is told after it
-    for name in loaded.keys() - {"code"}:
-        modules, depends_on = loaded[name], read_json(tmp_path / f"outputs/code/{name}.json")
-        missing = modules - always - SHARED - set(depends_on) - {STAGES[name].module}
-        assert not missing, f"{name} runs code that it does not depend on: {sorted(missing)}"
-
-    # A comment, a docstring and a blank line in a model family retrain nothing.
-    family = tmp_path / "spin/models/stable_diffusion.py"
-    text = family.read_text()
-    commented = text.replace(
-        "        dtype = next(", "        # In the network's own format.\n\n        dtype = next("
-    )
-    family.write_text(commented.replace('"""The UNet\'s prediction', '"""What the UNet predicts, as it is'))
-    ran = dvc(tmp_path, "repro")
-    assert [line for line in ran.splitlines() if line.startswith("Running")] == ["Running stage 'code':"]
-    again = run(tmp_path)
-    assert again.message == "0 stages ran, 21 were cached."
-
-    # A changed constant there makes stale what the family takes part in.
-    family.write_text(
-        text.replace("self.tokenizer.model_max_length)", "self.tokenizer.model_max_length - 1)")
-    )
-    dvc(tmp_path, "repro", "code")
-    stale = {line.split(":")[0] for line in dvc(tmp_path, "status").splitlines() if line[:1].strip()}
-    assert {"cache", "opponents@iter1", "train@iter1", "generate@test-base"} <= stale
-    assert not {"data", "prompt_set@test", "score@test-base", "tables@test"} & stale
-    family.write_text(text)
-    dvc(tmp_path, "repro", "code")
-    assert "up to date" in dvc(tmp_path, "status")
-
-    # Another learning rate in iteration 2 reruns iteration 2 and what follows from it.
-    raw["iterations"]["iter2"]["learning_rate"] = 2e-3
-    write_params(tmp_path, raw)
-    stale = {
-        line.split(":")[0] for line in dvc(tmp_path, "status").splitlines() if line and not line[0].isspace()
-    }
-    assert stale == {
-        "train@iter2",
-        "tables@test",
-        "register",
-    }  # tables and register list the iterations themselves
-    second = run(tmp_path)
-    assert second.is_completed(), second.message
-    assert (
-        second.message == "6 stages ran, 15 were cached."
-    )  # train, generate, score, tables, report, register
-
-    # Removing an iteration's outputs does the same, with the same result.
-    before = read_json(tmp_path / "outputs/tables/test/summary.json")
-    for folder in ("opponents", "checkpoints", "samples/test", "scores/test"):
-        shutil.rmtree(tmp_path / "outputs" / folder / "iter2")
-    ran = dvc(tmp_path, "repro")
-    assert "opponents@iter2" in ran
-    assert "train@iter1" not in [
-        line.split("'")[1] for line in ran.splitlines() if line.startswith("Running stage")
-    ]
-    assert read_json(tmp_path / "outputs/tables/test/summary.json") == before
-    assert os.path.exists(tmp_path / "outputs/checkpoints/iter2/unet/config.json")
+    raw = write_project(tmp_path, tiny_base)
+    with monkeypatch.context() as patch:
+        write_down_modules(tmp_path, patch)
+        the_first_run_makes_everything(tmp_path)
+    the_outputs_name_their_models(tmp_path)
+    dvc_agrees_that_nothing_is_left_to_do(tmp_path)
+    a_stage_depends_on_what_its_command_loads(tmp_path)
+    comments_in_a_model_family_retrain_nothing(tmp_path)
+    a_constant_in_a_model_family_makes_stale_what_it_takes_part_in(tmp_path)
+    another_learning_rate_reruns_its_iteration_and_what_follows(tmp_path, raw)
+    removed_outputs_are_made_again_the_same(tmp_path)

@@ -1,13 +1,11 @@
-"""Pick-a-Pic, parquet files and WebDataset shards, brought to one manifest row by row."""
+"""Parquet files and WebDataset shards, brought to one manifest row by row."""
 
 import io
 import json
 import os
-import tarfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -17,120 +15,13 @@ from PIL import Image
 
 from spin.data import manifest as tables
 from spin.data.card import DataCard
-from spin.data.dataset import write_dataset_data
-from spin.data.manifest import read_manifest, read_pairs, read_prompts
-from spin.data.pickapic import write_pickapic_data
+from spin.data.manifest import read_manifest
 from spin.data.writer import CaptionedImage, DataSetWriter
 from spin.errors import DataError
-from spin.params.data import DatasetData, FolderData, PickapicData
+from spin.params.data import FolderData
 from spin.runtime.files import read_json, sha256_tree
 from tests.data.images import jpeg
-
-Row = dict[str, Any]
-
-
-def bring(out: Path, **given: Any) -> Path:
-    """Run a data stage at 32 pixels with a test's own settings."""
-    out.mkdir()
-    shared = {"revision": None, "split": "train", "max_rows": None, "small_images": "drop"}
-    shared |= {"num_val": 1, "num_test": 1, **given}
-    if "pairs" in given:
-        pickapic = {"kind": "pickapic", "val_split": None, "test_split": None, **shared}
-        write_pickapic_data(out, PickapicData(**pickapic), 32)
-    else:
-        columns = {"config": None, "image_column": "image", "text_column": "text"}
-        write_dataset_data(out, DatasetData(**{"kind": "dataset", **columns, **shared}), 32)
-    return out
-
-
-def judged(index: int, caption: str | None, label: float | None, **changed: Any) -> Row:
-    images = {"jpg_0": jpeg(2 * index), "jpg_1": jpeg(2 * index + 1)}
-    return {**images, "label_0": label, "caption": caption, "ranking_id": index, **changed}
-
-
-def write_pickapic(folder: Path) -> Path:
-    """12 prompts with 2 comparisons each, some of them unusable, in the names that the hub gives its files."""
-    rows = [judged(index, f"prompt {index // 2}", float(index % 2)) for index in range(24)]
-    rows[0]["jpg_1"] = b"torn"  # its winner: the prompt falls back on its second comparison
-    rows += [judged(30, "prompt 1", 0.5), judged(31, "prompt 2", 0.5), judged(32, "prompt 3", None)]
-    rows += [judged(33, "", 1.0), judged(34, "prompt 4", 1.0, jpg_1=jpeg(68)), judged(35, "test 0", 1.0)]
-    rows += [judged(36, "prompt 5", 1.0, jpg_1=None)]
-    (folder / "data").mkdir(parents=True)
-    for part, start in enumerate((0, 20)):
-        table = pa.Table.from_pylist(rows[start : start + 20])
-        pq.write_table(table, folder / "data" / f"train-{part:05d}-of-00002-abc.parquet")
-    for split in ("validation_unique", "test_unique"):
-        held_out = [judged(40 + index, f"{split[:4]} {index}", 1.0) for index in range(4)]
-        pq.write_table(
-            pa.Table.from_pylist(held_out), folder / "data" / f"{split}-00000-of-00001-abc.parquet"
-        )
-    return folder
-
-
-def test_pickapic_gives_one_winner_a_prompt(tmp_path: Path) -> None:
-    source = write_pickapic(tmp_path / "pickapic")
-    splits = {"val_split": "validation_unique", "test_split": "test_unique"}
-    out = bring(tmp_path / "out", source=str(source), pairs=False, num_val=2, num_test=4, **splits)
-    manifest, card = read_manifest(out), read_json(out / "card.json")
-    assert sorted(manifest["caption"]) == sorted(f"prompt {index}" for index in range(12))
-    assert list(manifest["id"][:2]) == ["train-0000001", "train-0000002"]  # row 0 does not decode
-    assert card["rows_read"] == 31
-    assert card["dropped"] == {
-        "tied": 2,
-        "without a preference": 1,
-        "without a caption": 1,
-        "without an image's bytes": 1,
-        "of one image against itself": 1,
-        "of a held-out caption": 1,
-        "that do not decode": 1,
-        "of a caption that has its image": 11,
-    }
-    assert card["kept"] == {"train": 12, "pairs": 0, "val": 2, "test": 4}
-    assert list(read_prompts(out, "test")["prompt"]) == ["test 0", "test 1", "test 2", "test 3"]
-    assert not (out / "pairs.parquet").exists()
-    assert len(list((out / "images").rglob("*.png"))) == 12
-
-
-def test_pickapic_pairs_name_the_preferred_image_first(tmp_path: Path) -> None:
-    rows = [judged(index, f"prompt {index}", 1.0, jpg_0=jpeg(index, (40, 64))) for index in range(4)]
-    rows += [judged(index, f"prompt {index}", 0.0, jpg_1=jpeg(index, (40, 64))) for index in range(4, 8)]
-    rows += [judged(9, "prompt 0", 1.0, jpg_0=rows[0]["jpg_0"])]  # the same winner beats another image
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part.parquet")
-    out = bring(tmp_path / "out", source=str(tmp_path / "part.parquet"), pairs=True)
-    pairs, manifest = read_pairs(out), read_manifest(out)
-    train = set(manifest["caption"])
-    assert len(manifest) == 6
-    assert set(pairs["caption"]) == train
-    assert len(pairs) == 6 + ("prompt 0" in train)
-    assert (pairs["original_height"] == 64).all(), "winners are the high images"
-    assert (pairs["original_height_l"] == 48).all()
-    assert set(pairs["image_w"]) == set(manifest["image"])
-    for reference in {*pairs["image_w"], *pairs["image_l"]}:
-        assert (out / reference).is_file()
-    held_out = {*read_prompts(out, "val")["prompt"], *read_prompts(out, "test")["prompt"]}
-    assert not held_out & train
-    assert len(held_out) == 2
-
-
-def test_a_split_that_is_too_small_or_missing_is_one_sentence(tmp_path: Path) -> None:
-    source = str(write_pickapic(tmp_path / "pickapic"))
-    with pytest.raises(DataError, match=r"data\.num_test must be <= 4, the distinct captions of split test"):
-        bring(tmp_path / "one", source=source, pairs=False, test_split="test_unique", num_test=5)
-    with pytest.raises(DataError, match=r"must hold files named nope-\*\.parquet, found none"):
-        bring(tmp_path / "two", source=source, pairs=False, split="nope")
-
-
-def captioned(count: int) -> list[Row]:
-    return [{"image": jpeg(index), "text": f"caption {index}", "other": index} for index in range(count)]
-
-
-def write_tar(path: Path, samples: list[dict[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for index, sample in enumerate(samples):
-            for ending, data in sample.items():
-                member = tarfile.TarInfo(f"{path.stem}/{index:06d}.{ending}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
+from tests.data.sources import Row, bring, captioned, write_tar
 
 
 def test_parquet_and_tar_shards_give_the_same_data_set(tmp_path: Path) -> None:

@@ -1,53 +1,20 @@
-"""Every family is its diffusers pipeline, and plays the whole game: sample, train, save, load, sample."""
+"""Every family is its diffusers pipeline: in latents, images, prompts, sizes and noise."""
 
-import math
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
-from torch import Tensor
 
 from spin.errors import ParamsError
-from spin.models.checkpoint import load_denoiser, load_model, reference_of
+from spin.models.checkpoint import load_model, reference_of
 from spin.models.conditioning import square_geometry
-from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.sdxl import StableDiffusionXL
-from spin.params.model import BaseParams
 from spin.params.sampling import SamplerParams
-from spin.params.schema import Params
 from spin.runtime.files import read_json, write_json
-from spin.sampling.sampler import Guidance, sample_latents
 from spin.seeding import generator_for
-from spin.stages.data import run_base, run_cache, run_data, run_prompt_set
-from spin.stages.sample import run_generate, run_opponents
-from spin.stages.train import run_train
-from tests.models.tiny import miniature_params
-from tests.models.tiny_families import WRITERS, write_tiny_sd3, write_tiny_sdxl
-
-PROMPT = "a red circle left of a blue square on white"
-
-
-def base_params(source: Path | str, **changes: Any) -> BaseParams:
-    given = {"source": str(source), "revision": None, "config": None, "unet": None}
-    return BaseParams.model_validate(given | changes)
-
-
-def load_base(source: Path, work: Path) -> LatentDiffusion:
-    work.mkdir(exist_ok=True)
-    write_json(work / "model.json", reference_of(base_params(source)))
-    return load_model(work)
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("families")
-    for name, write in WRITERS.items():
-        write(folder / name)
-    write_tiny_sd3(folder / "sd3-without-t5", t5=False, shift=1.0)
-    write_tiny_sdxl(folder / "sdxl-without-zeros", force_zeros_for_empty_prompt=False)
-    return {path.name: path for path in folder.iterdir() if (path / "model_index.json").is_file()}
+from tests.models.bases import base_params, load_base
+from tests.models.drawing import PROMPT, draw
 
 
 def open_pipeline(folder: Path) -> Any:
@@ -61,22 +28,6 @@ def open_pipeline(folder: Path) -> Any:
     pipeline = DiffusionPipeline.from_pretrained(folder, **dict.fromkeys(absent))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def draw(diffusion: LatentDiffusion, scheduler: str, prompt: str = PROMPT, steps: int = 3) -> Tensor:
-    params = SamplerParams.model_validate(
-        {
-            "scheduler": scheduler,
-            "num_inference_steps": steps,
-            "guidance_scale": 3.0,
-            "eta": 0.0,
-            "precision": "fp32",
-            "batch_size": 1,
-        }
-    )
-    text, empty = diffusion.encode_prompts([prompt]), diffusion.encode_prompts([""])
-    generators = [generator_for("image", 0)]
-    return sample_latents(diffusion, Guidance(text, empty, square_geometry(1, 32)), generators, params, 32)
 
 
 @pytest.mark.parametrize(
@@ -214,47 +165,3 @@ def test_noise_is_added_as_the_scheduler_of_the_family_does(bases: dict[str, Pat
 def test_the_patches_of_the_transformer_must_tile_the_image(bases: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="resolution must be a multiple of 8 for this base, got 36"):
         load_base(bases["sd3"], tmp_path).latent_shape(36)
-
-
-def loop_params(base: Path, family: str) -> Params:
-    """Two iterations, three images of evaluation, on eight scenes."""
-    raw = miniature_params(base)
-    raw["data"] |= {"num_train": 8, "num_val": 1, "num_test": 3}
-    for name in ("iter1", "iter2"):
-        raw["iterations"][name] |= {"num_steps": 2}
-    raw["baselines"] = {}
-    raw["evaluate"] |= {"models": ["base", "iter1", "iter2"], "references": []}
-    raw["tables"] |= {"over": ["base"]}
-    if family.startswith("sd3"):
-        raw["opponents"] |= {"scheduler": "euler"}
-        raw["evaluate"] |= {"scheduler": "euler"}
-    return Params.model_validate(raw)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["sd2", "sdxl", "sd3", "sd3-without-t5"])
-def test_the_family_plays_the_whole_game(
-    bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    params = loop_params(bases[name], name)
-    run_data(params)
-    run_base(params)
-    run_cache(params)
-    for iteration in ("iter1", "iter2"):
-        run_opponents(params, iteration)
-        run_train(params, iteration)
-        curve = pd.read_csv(tmp_path / "outputs" / "curves" / f"{iteration}.csv")
-        assert curve["loss"][0] == pytest.approx(math.log(2), abs=1e-5), "player and opponent start equal"
-        assert curve["error_real_change"].iloc[-1] != 0, "the player moved"
-    run_prompt_set(params, params.evaluate.main_prompt_set)
-    run_generate(params, params.evaluate.main_prompt_set, "iter2")
-    checkpoints = tmp_path / "outputs" / "checkpoints"
-    record = read_json(checkpoints / "iter2" / "model.json")
-    assert record["base"] == read_json(checkpoints / "base" / "model.json")
-    loaded, alone = load_model(checkpoints / "iter2"), load_denoiser(checkpoints / "iter2")
-    weights = [dict(network.state_dict()) for network in (loaded.denoiser, alone)]
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-    earlier = load_denoiser(checkpoints / "iter1").state_dict()
-    assert any(not torch.equal(weights[0][key], earlier[key]) for key in earlier)
-    assert draw(loaded, "euler").isfinite().all()

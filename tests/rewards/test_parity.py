@@ -1,10 +1,6 @@
-"""The reward models against outputs of their original code, recorded at reduced size in a folder of fixtures.
-
-The folder is $SPIN_FIXTURES, or ../shared/fixtures beside the project.
-"""
+"""The reward models against outputs of their original code, recorded at reduced size in a folder of fixtures."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,27 +9,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from spin.rewards.loading import load_scorer
 from spin.rewards.preprocess import clip_pixels, hps_pixels, image_reward_pixels
+from tests.rewards.originals import FIXTURES, expected, intermediates, needs_originals
 
-FIXTURES = Path(os.environ.get("SPIN_FIXTURES", Path(__file__).parents[3] / "shared" / "fixtures"))
+pytestmark = needs_originals
 FP64, FP32 = 1e-6, 2e-5
-
-pytestmark = pytest.mark.skipif(
-    not (FIXTURES / "inputs" / "inputs.json").is_file(),
-    reason=f"no parity fixtures in {FIXTURES}; set SPIN_FIXTURES",
-)
-
-
-def expected(name: str) -> dict[str, Any]:
-    return json.loads((FIXTURES / name / "expected.json").read_text())
-
-
-def intermediates(name: str) -> dict[str, Tensor]:
-    return load_file(FIXTURES / name / "intermediates.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -235,36 +218,3 @@ def test_scores_are_float32_and_do_not_depend_on_the_batch(name: str, inputs: An
     assert together.dtype == torch.float32
     assert together.shape == (len(images),)
     assert_close(together / together.abs().max(), (alone / together.abs().max()).double(), FP32, name)
-
-
-def real_size_keys(name: str) -> dict[str, str]:
-    lines = (FIXTURES / name / "real_size_keys.txt").read_text().splitlines()
-    return dict(line.split(" ", 1) for line in lines if line.strip())
-
-
-def test_hps_at_real_size_has_the_published_keys_and_shapes() -> None:
-    from spin.rewards.hps import build_open_clip
-
-    with torch.device("meta"):
-        model = build_open_clip(None)
-    got = {key: str(tuple(value.shape)) for key, value in model.state_dict().items()}
-    assert got == real_size_keys("hpsv2")
-
-
-def test_image_reward_at_real_size_has_the_published_keys_and_shapes() -> None:
-    from spin.rewards import image_reward
-
-    med = {"vocab_size": 30524, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-    med |= {"intermediate_size": 3072, "max_position_embeddings": 512, "pad_token_id": 0}
-    vision, text = image_reward.blip_configs(
-        {**med, "hidden_act": "gelu", "layer_norm_eps": 1e-12}, image_reward.VIT_L_16
-    )
-    with torch.device("meta"):
-        model = image_reward.RewardBlip(vision, text)
-    want = {
-        image_reward.rename(key): shape
-        for key, shape in real_size_keys("imagereward").items()
-        if not key.startswith(("blip.vision_proj.", "blip.text_proj.")) and not key.endswith("position_ids")
-    }
-    assert {key: str(tuple(value.shape)) for key, value in model.state_dict().items()} == want
-    assert all(image_reward.rename(image_reward.original_name(key)) == key for key in model.state_dict())

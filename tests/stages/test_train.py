@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,32 +14,10 @@ from safetensors.torch import load_file
 from spin.errors import DataError, ModelError, NonFiniteError, ParamsError
 from spin.params.schema import Params
 from spin.runtime.files import sha256_tree
-from spin.stages.data import run_base, run_cache, run_data, run_prompt_set
-from spin.stages.sample import run_generate, run_opponents
+from spin.stages.sample import run_opponents
 from spin.stages.train import run_train
 from spin.training.steps import denoise
 from tests.models.tiny import miniature_params, write_params
-
-
-@pytest.fixture(scope="module")
-def project(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project up to the first iteration's opponents."""
-    folder = tmp_path_factory.mktemp("project")
-    write_params(folder, miniature_params(tiny_base))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        params = parameters(tiny_base)
-        run_data(params)
-        run_base(params)
-        run_cache(params)
-        run_opponents(params, "iter1")
-    return folder
-
-
-@pytest.fixture
-def inside(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(project)
-    return project
 
 
 def parameters(base: Path, **iteration: object) -> Params:
@@ -145,46 +122,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(inside: Path
         run_train(parameters(tiny_base, learning_rate=1e30), "iter1")
 
 
-def test_opponents_are_one_per_caption_and_reproducible(inside: Path, tiny_base: Path) -> None:
-    folder = Path("outputs/opponents/iter1")
-    manifest = pd.read_parquet("outputs/data/manifest.parquet")
-    drawn = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("shard-*/images.parquet"))])
-    assert list(drawn["id"]) == list(manifest["id"])
-    digest = sha256_tree(folder)
-    run_opponents(parameters(tiny_base), "iter1")
-    assert sha256_tree(folder) == digest
-
-
-def test_finished_shards_are_kept_by_a_rerun_and_only_by_the_same_work(
-    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import spin.sampling.opponents
-
-    params, drawn = parameters(tiny_base), []
-    original = spin.sampling.opponents.sample_images
-
-    def failing(*arguments: object) -> object:
-        if len(drawn) == 2:
-            raise KeyboardInterrupt
-        drawn.append(1)
-        return original(*arguments)  # type: ignore[arg-type]
-
-    digest = sha256_tree(Path("outputs/opponents/iter1"))
-    monkeypatch.setattr(spin.sampling.opponents, "sample_images", failing)
-    with pytest.raises(KeyboardInterrupt):
-        run_opponents(params, "iter1")
-    assert sha256_tree(Path("outputs/opponents/iter1")) == digest, (
-        "the finished output stays until the new one is whole"
-    )
-    drawn.append(1)  # from here on it draws
-    monkeypatch.setattr(
-        spin.sampling.opponents, "sample_images", lambda *a: (drawn.append(1), original(*a))[1]
-    )
-    run_opponents(params, "iter1")
-    assert len(drawn) == 4, "two of the three shards were kept, one was drawn"
-    assert sha256_tree(Path("outputs/opponents/iter1")) == digest
-
-
 def test_denoising_real_and_generated_together_equals_apart(inside: Path, tiny_base: Path) -> None:
     from spin.data.cache import Cache
     from spin.models.checkpoint import load_model
@@ -205,26 +142,6 @@ def test_denoising_real_and_generated_together_equals_apart(inside: Path, tiny_b
     assert torch.equal(batch.real.target, batch.gen.target), "a pair shares its noise"
 
 
-@pytest.mark.parametrize("source", ["no/such/folder/here", "/no/such/folder"])
-def test_a_missing_base_is_one_sentence(inside: Path, tiny_base: Path, source: str) -> None:
-    raw = miniature_params(tiny_base)
-    raw["base"]["source"] = source
-    with pytest.raises(
-        ModelError, match=rf"base\.source must be .* but there is no folder {source}; correct"
-    ):
-        run_base(Params.model_validate(raw))
-
-
-def test_a_folder_that_is_no_model_is_refused(inside: Path, tiny_base: Path, tmp_path: Path) -> None:
-    raw = miniature_params(tiny_base)
-    raw["base"]["source"] = str(tmp_path)
-    with pytest.raises(ModelError, match=r"it has no \S*model_index\.json"):
-        run_base(Params.model_validate(raw))
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ModelError, match=r"StableDiffusionPipeline.* got FluxPipeline"):
-        run_base(Params.model_validate(raw))
-
-
 def test_an_unknown_stage_is_refused(inside: Path, tiny_base: Path) -> None:
     with pytest.raises(ParamsError, match="there is no training stage named iter9"):
         run_train(parameters(tiny_base), "iter9")
@@ -237,30 +154,6 @@ def test_a_stage_whose_input_is_missing_says_which_to_run(
     with pytest.raises((DataError, ModelError), match="run"):
         run_train(parameters(tiny_base), "iter1")
     assert not (tmp_path / "outputs/checkpoints/iter1").exists(), "nothing half-written"
-
-
-def test_images_drawn_before_a_kill_are_found_again(
-    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import spin.sampling.samples
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    params = parameters(tiny_base)
-    run_prompt_set(params, "test")
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            spin.sampling.samples, "write_json", killed
-        )  # after the images are in place, before the folder is
-        with pytest.raises(KeyboardInterrupt):
-            run_generate(params, "test", "base")
-    samples = Path("outputs/samples/test/base")
-    assert not samples.exists(), "nothing half-written"
-    run_generate(params, "test", "base")
-    listed = pd.read_parquet(samples / "manifest.parquet")
-    assert len(listed) == 4
-    assert all((samples / image).is_file() for image in listed["image"])
 
 
 def test_opponents_of_other_weights_are_refused(inside: Path, tiny_base: Path) -> None:

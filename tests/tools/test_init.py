@@ -15,7 +15,7 @@ from spin.runtime.files import read_json
 from spin.stages import preflight
 from spin.stages.data import run_data
 from tests.data.images import USABLE, jpeg, write_mixed_folder
-from tests.data.test_streams import captioned, write_pickapic, write_tar
+from tests.data.sources import captioned, write_pickapic, write_tar
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))

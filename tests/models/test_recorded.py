@@ -1,0 +1,65 @@
+"""A checkpoint is what its model.json records: weights that changed since, or are torn, are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from spin.errors import ModelError
+from spin.models.checkpoint import load_denoiser, load_model, save_checkpoint
+from spin.runtime.files import read_json
+from tests.models.bases import WEIGHTS, base_params, record_base
+
+
+def test_a_base_that_changed_since_it_was_recorded_is_refused(base: Path, tmp_path: Path) -> None:
+    checkpoint = record_base(tmp_path / "base", base_params(base))
+    load_model(checkpoint)
+    weights = load_file(base / "vae" / WEIGHTS)
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, base / "vae" / WEIGHTS)
+    with pytest.raises(ModelError, match=r"the vae of .*mine changed since; .*`dvc repro -f base`"):
+        load_model(checkpoint)
+    save_file(weights, base / "vae" / WEIGHTS)
+    record_base(tmp_path / "again", base_params(base))
+    load_model(tmp_path / "again")
+
+
+def test_a_base_whose_prediction_type_changed_is_refused(base: Path, tmp_path: Path) -> None:
+    checkpoint = record_base(tmp_path / "base", base_params(base))
+    scheduler = base / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps(read_json(scheduler) | {"prediction_type": "v_prediction"}))
+    with pytest.raises(ModelError, match=r"the scheduler of .*mine changed since"):
+        load_denoiser(checkpoint)
+
+
+@pytest.mark.parametrize("torn", [b"", b"torn", b"\xff" * 64])
+def test_torn_weights_are_refused(base: Path, tmp_path: Path, torn: bytes) -> None:
+    (base / "unet" / WEIGHTS).write_bytes(torn)
+    checkpoint = record_base(tmp_path / "base", base_params(base))
+    for load in (load_model, load_denoiser):
+        with pytest.raises(ModelError, match=r"cannot be loaded \(.*\); make it again"):
+            load(checkpoint)
+
+
+def test_a_checkpoint_with_other_weights_than_recorded_is_refused(base: Path, tmp_path: Path) -> None:
+    start = record_base(tmp_path / "base", base_params(base))
+    (tmp_path / "iter1").mkdir()
+    save_checkpoint(tmp_path / "iter1", "iter1", load_denoiser(start), start)
+    load_model(tmp_path / "iter1")
+    weights = load_file(tmp_path / "iter1" / "unet" / WEIGHTS)
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, tmp_path / "iter1" / "unet" / WEIGHTS)
+    for load in (load_model, load_denoiser):
+        with pytest.raises(ModelError, match=r"must hold the weights that model\.json records"):
+            load(tmp_path / "iter1")
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_checkpoint_names_no_folder_of_this_machine(
+    base: Path, others: Path, single_file: Path, tmp_path: Path, single: bool
+) -> None:
+    source = base_params(single_file, config=str(others / "sd")) if single else base_params(base)
+    start = record_base(tmp_path / "start", source)
+    (tmp_path / "iter1").mkdir()
+    save_checkpoint(tmp_path / "iter1", "iter1", load_denoiser(start), start)
+    config = (tmp_path / "iter1" / "unet" / "config.json").read_text()
+    assert not any(str(folder) in config for folder in (base, others, single_file.parent))

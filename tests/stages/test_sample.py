@@ -1,0 +1,75 @@
+"""Stages that draw: what is drawn repeats, and what a killed run drew is kept."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from spin.runtime.files import sha256_tree
+from spin.stages.data import run_prompt_set
+from spin.stages.sample import run_generate, run_opponents
+from tests.stages.projects import parameters
+
+
+def test_opponents_are_one_per_caption_and_reproducible(inside: Path, tiny_base: Path) -> None:
+    folder = Path("outputs/opponents/iter1")
+    manifest = pd.read_parquet("outputs/data/manifest.parquet")
+    drawn = pd.concat([pd.read_parquet(path) for path in sorted(folder.glob("shard-*/images.parquet"))])
+    assert list(drawn["id"]) == list(manifest["id"])
+    digest = sha256_tree(folder)
+    run_opponents(parameters(tiny_base), "iter1")
+    assert sha256_tree(folder) == digest
+
+
+def test_finished_shards_are_kept_by_a_rerun_and_only_by_the_same_work(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import spin.sampling.opponents
+
+    params, drawn = parameters(tiny_base), []
+    original = spin.sampling.opponents.sample_images
+
+    def failing(*arguments: object) -> object:
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        drawn.append(1)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    digest = sha256_tree(Path("outputs/opponents/iter1"))
+    monkeypatch.setattr(spin.sampling.opponents, "sample_images", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run_opponents(params, "iter1")
+    assert sha256_tree(Path("outputs/opponents/iter1")) == digest, (
+        "the finished output stays until the new one is whole"
+    )
+    drawn.append(1)  # from here on it draws
+    monkeypatch.setattr(
+        spin.sampling.opponents, "sample_images", lambda *a: (drawn.append(1), original(*a))[1]
+    )
+    run_opponents(params, "iter1")
+    assert len(drawn) == 4, "two of the three shards were kept, one was drawn"
+    assert sha256_tree(Path("outputs/opponents/iter1")) == digest
+
+
+def test_images_drawn_before_a_kill_are_found_again(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import spin.sampling.samples
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    params = parameters(tiny_base)
+    run_prompt_set(params, "test")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            spin.sampling.samples, "write_json", killed
+        )  # after the images are in place, before the folder is
+        with pytest.raises(KeyboardInterrupt):
+            run_generate(params, "test", "base")
+    samples = Path("outputs/samples/test/base")
+    assert not samples.exists(), "nothing half-written"
+    run_generate(params, "test", "base")
+    listed = pd.read_parquet(samples / "manifest.parquet")
+    assert len(listed) == 4
+    assert all((samples / image).is_file() for image in listed["image"])
