@@ -28,7 +28,7 @@ from tasks import (  # noqa: F401  (each enters its tasks in TASKS)
     train,
 )
 from tasks.process import end_all, stopping
-from tasks.project import Project, open_project
+from tasks.project import Project, TornProjectError, open_project
 from tasks.stage import BAD_INPUT_STATE, TASKS
 
 
@@ -56,6 +56,8 @@ def spin_diffusion(
     project = open_project(root, stage_timeout)
     try:
         graph = needed_for(project.graph(), targets)
+    except TornProjectError as error:
+        return Failed(name=BAD_INPUT_STATE, message=str(error))
     except KeyError as error:
         return Failed(
             name=BAD_INPUT_STATE,

@@ -19,6 +19,10 @@ BUSY_PATIENCE = 600.0
 """Seconds to wait for another DVC process (a `dvc status` in another shell, say) to release its locks."""
 
 
+class TornProjectError(Exception):
+    """dvc.yaml or dvc.lock does not read; the message is one sentence with the way out."""
+
+
 class Project:
     """A folder with a dvc.yaml."""
 
@@ -51,10 +55,25 @@ class Project:
             self._known = None
 
     def graph(self) -> "nx.DiGraph[str]":
-        """Return the stages by name, with an edge from each stage to every stage it waits for."""
-        return self._ask(
-            lambda index: nx.relabel_nodes(index.graph, {stage: stage.name for stage in index.stages})
-        )
+        """Return the stages by name, with an edge from each stage to every stage it waits for.
+
+        Raises `TornProjectError` where dvc.yaml or dvc.lock does not read.
+        """
+        from dvc.utils.serialize import ParseError
+        from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+
+        try:
+            return self._ask(
+                lambda index: nx.relabel_nodes(index.graph, {stage: stage.name for stage in index.stages})
+            )
+        except (ParseError, YAMLSyntaxError, YAMLValidationError) as error:
+            file = "dvc.lock" if "dvc.lock" in str(error) else "dvc.yaml"
+            remedy = "`git checkout dvc.lock` brings back the recorded one; without it, remove the file: what is unchanged "
+            remedy += "comes back from DVC's run cache"
+            raise TornProjectError(
+                f"{file} must read as DVC wrote it, but does not ({str(error).splitlines()[0]}); "
+                f"{remedy if file == 'dvc.lock' else 'correct it'}."
+            ) from None
 
     def is_stale(self, stage: str) -> bool:
         """Tell whether `dvc repro --single-item` would run `stage`; files are looked at anew each time."""

@@ -25,7 +25,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~_umask())
         _to_disk(temporary)
         temporary.replace(path)
         _to_disk(path.parent)
@@ -45,7 +45,7 @@ def replacing_dir(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.tmp.", dir=path.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         for written in (*temporary.rglob("*"), temporary):
             _to_disk(written)
         if path.exists():
@@ -58,6 +58,13 @@ def replacing_dir(path: Path) -> Iterator[Path]:
         _to_disk(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    """What the user keeps from others; asking for it means setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _to_disk(path: Path) -> None:

@@ -4,8 +4,11 @@ import hashlib
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from spin.errors import FileError
 
 
 def git_revision(root: Path) -> tuple[str, bool]:
@@ -39,10 +42,19 @@ def recorded_md5s(root: Path) -> dict[str, str]:
 
     The output of the stage that is running stands there with the hash of its last run, or not yet.
     """
+    return {path: entry["md5"] for path, entry in recorded_outputs(root).items() if "md5" in entry}
+
+
+def recorded_outputs(root: Path) -> dict[str, dict[str, Any]]:
+    """Return path -> entry (md5, size, nfiles of a folder) of every output in dvc.lock; raises `FileError` if it is torn."""
     lock = root / "dvc.lock"
     if not lock.is_file():
         return {}
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    return {
-        out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out
-    }
+    try:
+        stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+        return {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileError(
+            f"{lock} must read as DVC wrote it, but does not ({str(error).splitlines()[0]}); `git checkout dvc.lock` "
+            "brings back the recorded one, or remove it."
+        ) from None

@@ -6,12 +6,10 @@ killed), DVC removes the output at the next start and runs the stage again: from
 
 import shutil
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from spin import paths
 from spin.runtime.files import read_json, write_json
+from spin.runtime.provenance import recorded_outputs
 
 MARK = "finished.json"
 """In a work folder whose output is in place: which one, how many files and bytes."""
@@ -28,7 +26,7 @@ def finish(work: Path, out: Path) -> None:
 def remove_recorded() -> None:
     """Remove finished work whose output stands in dvc.lock; its files and bytes tell that it is that one."""
     marks = sorted((paths.WORK / "work").glob(f"*/{MARK}"))
-    recorded = _recorded() if marks else {}
+    recorded = recorded_outputs(Path()) if marks else {}
     for mark in marks:
         told = read_json(mark)
         entry = recorded.get(told["out"], {})
@@ -39,12 +37,3 @@ def remove_recorded() -> None:
 def _measure(out: Path) -> dict[str, int]:
     files = [file for file in out.rglob("*") if file.is_file()]
     return {"nfiles": len(files), "size": sum(file.stat().st_size for file in files)}
-
-
-def _recorded() -> dict[str, dict[str, Any]]:
-    """Path -> entry of every output in dvc.lock."""
-    lock = Path("dvc.lock")
-    if not lock.is_file():
-        return {}
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-    return {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}

@@ -12,8 +12,10 @@ import pytest
 
 pytest.importorskip("dvc")
 
+from spin.errors import FileError
+from spin.runtime.provenance import recorded_outputs
 from tasks import process, stage
-from tasks.project import Project
+from tasks.project import Project, TornProjectError
 
 MakeProject = Callable[[str], Path]
 
@@ -138,3 +140,16 @@ def test_nothing_outlives_a_caller_that_is_killed(tmp_path: Path) -> None:
         grandchild = int(killed.stdout.readline())
         killed.kill()
     assert wait_until(lambda: not alive(grandchild))
+
+
+def test_a_torn_lock_is_one_sentence_with_the_way_out(dvc_project: MakeProject) -> None:
+    root = dvc_project("stages:\n  data: {cmd: echo x > data, outs: [data]}\n")
+    for torn in ("stages: [", "schema: '2.0'\nstages:\n  data:\n    cm"):
+        (root / "dvc.lock").write_text(torn)
+        with pytest.raises(
+            TornProjectError, match=r"dvc\.lock must read .* `git checkout dvc\.lock`"
+        ) as refused:
+            Project(root).graph()
+        assert "\n" not in str(refused.value)
+        with pytest.raises(FileError, match=r"dvc\.lock must read .* `git checkout dvc\.lock`"):
+            recorded_outputs(root)

@@ -54,7 +54,7 @@ def shown(page: TestClient, token: str, side: str) -> str:
 def test_a_vote_counts_for_the_model_whose_image_was_chosen(samples: Path, votes: Votes) -> None:
     page = client(samples, votes)
     for _ in range(2 * PROMPTS):
-        token = page.get("/api/next").json()["token"]
+        token = page.post("/api/next").json()["token"]
         side = "left" if shown(page, token, "left") == "iter1" else "right"
         assert shown(page, token, {"left": "right", "right": "left"}[side]) == "base"
         assert page.post("/api/vote", json={"token": token, "choice": side}).json() == {"counted": True}
@@ -66,7 +66,7 @@ def test_a_vote_counts_for_the_model_whose_image_was_chosen(samples: Path, votes
 
 def test_nothing_that_the_page_gets_names_a_model(samples: Path, votes: Votes) -> None:
     page = client(samples, votes)
-    match = page.get("/api/next")
+    match = page.post("/api/next")
     image = page.get(f"/image/{match.json()['token']}/left")
     for answer in (page.get("/"), match, image):
         seen = answer.text + str(answer.headers) + str(answer.url)
@@ -77,7 +77,7 @@ def test_both_sides_and_all_prompts_come_up_evenly(samples: Path, votes: Votes) 
     page = client(samples, votes)
     sides, prompts = Counter(), Counter()
     for _ in range(20 * PROMPTS):
-        match = page.get("/api/next").json()
+        match = page.post("/api/next").json()
         ticket = votes.find(match["token"])
         assert ticket is not None
         sides[ticket.left] += 1
@@ -89,7 +89,7 @@ def test_both_sides_and_all_prompts_come_up_evenly(samples: Path, votes: Votes) 
 
 def test_a_double_click_counts_once_and_the_first_choice_stands(samples: Path, votes: Votes) -> None:
     page = client(samples, votes)
-    token = page.get("/api/next").json()["token"]
+    token = page.post("/api/next").json()["token"]
     answers = []
 
     def click(choice: str) -> None:
@@ -107,8 +107,8 @@ def test_a_double_click_counts_once_and_the_first_choice_stands(samples: Path, v
 
 def test_votes_that_name_no_showing_or_no_side_are_refused(samples: Path, votes: Votes) -> None:
     page = client(samples, votes)
-    token = page.get("/api/next").json()["token"]
-    assert page.post("/api/vote", json={"token": "made up", "choice": "left"}).status_code == 404
+    token = page.post("/api/next").json()["token"]
+    assert page.post("/api/vote", json={"token": "made-up", "choice": "left"}).status_code == 404
     assert page.post("/api/vote", json={"token": token, "choice": "both"}).status_code == 422
     assert page.get("/image/made-up/left").status_code == 404
     assert page.get(f"/image/{token}/up").status_code == 422
@@ -116,7 +116,7 @@ def test_votes_that_name_no_showing_or_no_side_are_refused(samples: Path, votes:
 
 
 def test_pages_of_other_hosts_get_no_answer(samples: Path, votes: Votes) -> None:
-    assert client(samples, votes).get("/api/next", headers={"Host": "evil.example"}).status_code == 400
+    assert client(samples, votes).post("/api/next", headers={"Host": "evil.example"}).status_code == 400
 
 
 def test_a_black_image_is_not_shown_and_is_counted(samples: Path, votes: Votes) -> None:
@@ -124,14 +124,14 @@ def test_a_black_image_is_not_shown_and_is_counted(samples: Path, votes: Votes) 
     page = client(samples, votes)
     prompts = []
     for _ in range(3 * PROMPTS):
-        match = page.get("/api/next").json()
+        match = page.post("/api/next").json()
         prompts.append(match["prompt"])
         page.post("/api/vote", json={"token": match["token"], "choice": "left"})
     assert "thing 2" not in prompts
     assert page.get("/api/results").json()["left_out"] == 1
     for index in range(PROMPTS):
         Image.new("RGB", (8, 8)).save(samples / "base" / "images" / f"{index:05d}-0.png")
-    assert client(samples, votes).get("/api/next").json()["token"] is None
+    assert client(samples, votes).post("/api/next").json()["token"] is None
 
 
 def test_votes_on_other_images_of_the_same_name_are_not_mixed(samples: Path) -> None:
@@ -175,3 +175,16 @@ def test_three_models_meet_two_by_two(samples: Path) -> None:
     matches = read_matches(samples, [*MODELS, "sft"])
     assert len(matches) == 3 * PROMPTS
     assert len({match.key for match in matches}) == 3 * PROMPTS
+
+
+def test_a_foreign_page_can_neither_ask_nor_vote_and_a_body_has_a_limit(samples: Path, votes: Votes) -> None:
+    page = client(samples, votes)
+    foreign = {"Origin": "http://evil.example"}
+    assert page.post("/api/next", headers=foreign).status_code == 403
+    assert page.post("/api/vote", json={}, headers=foreign).status_code == 403
+    assert page.get("/api/next").status_code == 405, "nothing is written by a GET"
+    assert page.post("/api/vote", content=b"x" * 2000).status_code == 413
+    half_a_character = b'{"token": "\\ud800", "choice": "left"}'
+    assert page.post("/api/vote", content=half_a_character).status_code == 422
+    assert "frame-ancestors 'none'" in page.get("/").headers["content-security-policy"]
+    assert votes.read().empty

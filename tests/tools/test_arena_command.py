@@ -57,16 +57,16 @@ def test_votes_survive_kill_9_and_the_next_server_goes_on(samples: Path) -> None
             address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
             assert address
             with httpx.Client(base_url=address[0], trust_env=False) as page:
-                assert page.get("/api/next").json()["votes"] == len(counted)
+                assert page.post("/api/next").json()["votes"] == len(counted)
                 if cut is not None:  # a page left open from before still votes, and once
                     again = page.post("/api/vote", json={"token": cut, "choice": "right"})
                     assert again.json() == {"counted": True}
                     counted.append(cut)
                 for _ in range(5):
-                    token = page.get("/api/next").json()["token"]
+                    token = page.post("/api/next").json()["token"]
                     page.post("/api/vote", json={"token": token, "choice": "left"}).raise_for_status()
                     counted.append(token)
-                cut = page.get("/api/next").json()["token"]
+                cut = page.post("/api/next").json()["token"]
         finally:
             server.send_signal(signal.SIGKILL)
             server.wait()

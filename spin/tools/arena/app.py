@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse, HTMLResponse
-from pydantic import BaseModel
+from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
+from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,16 +26,20 @@ LOCAL = ["127.0.0.1", "localhost"]
 """Names under which the page answers: another one is a page of somebody else that points here."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; connect-src 'self'; "
-    "style-src 'unsafe-inline'; script-src 'unsafe-inline'",
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
 
 
+MAX_BODY = 1000
+"""Bytes of a vote, and to spare."""
+
+
 class Ballot(BaseModel):
     """What the page sends."""
 
-    token: str
+    token: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     choice: Choice
 
 
@@ -94,7 +98,7 @@ def create_app(
 
     @app.middleware("http")
     async def headers(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
+        response: Response = refusal(request) or await call_next(request)
         response.headers.update(HEADERS)
         return response
 
@@ -106,7 +110,7 @@ def create_app(
     def results_page() -> str:
         return _asset("results.html")
 
-    @app.get("/api/next")
+    @app.post("/api/next")
     def next_match() -> dict[str, Any]:
         ticket = arena.draw()
         state = _progress(arena)
@@ -133,6 +137,17 @@ def create_app(
         return results_of(votes, models, scores, len(arena.left_out))
 
     return app
+
+
+def refusal(request: Request) -> Response | None:
+    """The answer to a request that the arena's own page would not make, or None."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"http://{request.headers.get('host')}":
+        return PlainTextResponse("Another page has no business here.", 403)
+    length = request.headers.get("content-length", "0" if request.method == "GET" else "")
+    if not length.isdigit() or int(length) > MAX_BODY:
+        return PlainTextResponse(f"A body must say its length, at most {MAX_BODY} bytes.", 413)
+    return None
 
 
 def results_of(
