@@ -22,6 +22,7 @@ from prefect.states import Completed, Failed
 
 from spin.stages.table import STAGES
 from tasks.process import Exit, run, stopping
+from tasks.progress import ProgressBar
 from tasks.project import BUSY_PATIENCE, Project, project_at
 
 BAD_INPUT = 2
@@ -73,7 +74,13 @@ def run_stage(stage: str, root: Path) -> State[Any]:
     if not project.is_stale(stage):
         return Completed(name="Cached", message="DVC has nothing to do.")
     try:
-        seconds = reproduce(stage, project, get_run_logger().info)
+        bar, logger = ProgressBar(stage), get_run_logger()
+
+        def tell(line: str) -> None:
+            logger.info(line)
+            bar.see(line)
+
+        seconds = reproduce(stage, project, tell)
     except BadInputError as error:
         return Failed(name=BAD_INPUT_STATE, message=str(error))
     except FullDiskError as error:

@@ -15,6 +15,7 @@ from spin.runtime.files import replacing_dir
 from spin.runtime.progress import Progress
 from spin.stages.resume import save_state
 from spin.stages.rising_errors import RisingErrors
+from spin.tracking.notes import current_run
 from spin.training.ema import averaged
 from spin.training.loop import TrainState
 from spin.training.steps import Report
@@ -50,6 +51,7 @@ class AfterUpdate:
         self.progress.update(1, f"loss {report['loss']:.4f}{change}, {self.pairs_per_second():.3g} pairs/s")
         if not self.accelerator.is_main_process:
             return
+        current_run().update(report, self.state.step)
         self.snapshot(self.state)
         step, every = self.state.step, self.params.preview_every
         if step % self.params.checkpoint_every == 0:

@@ -1,9 +1,16 @@
 """What a stage has to tell MLflow, collected while it runs: plain data, without MLflow."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+
+def finite(value: Any) -> bool:
+    """Whether MLflow can draw it: texts, NaN and infinity are left out."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 @dataclass
@@ -22,18 +29,31 @@ class Notes:
     def add_metrics(self, values: dict[str, Any], step: int) -> None:
         """Note every finite number of `values`; texts and NaN are left out (MLflow draws neither)."""
         for key, value in values.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
+            if finite(value):
                 self.metrics.append((key, float(value), step))
+
+
+class Live(Protocol):
+    """Somebody who wants to hear while a training runs."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Take in the numbers of one update; returns at once."""
 
 
 class StageRun:
     """Collects what a stage has to tell; every method returns at once and touches neither disk nor network."""
 
-    def __init__(self) -> None:
+    def __init__(self, live: "Live | None" = None) -> None:
+        self.live = live
         self.child = Notes()
         self.parent = Notes()
         self.output_paths: list[Path] = []
         self.input_paths: list[Path] = []
+
+    def update(self, report: Mapping[str, float], step: int) -> None:
+        """Tell at once, where somebody listens, what an update of a training that is under way reports."""
+        if self.live is not None:
+            self.live.log(report, step)
 
     def params(self, values: dict[str, Any]) -> None:
         """Note parameters of the stage; the whole configuration stands on the parent anyway."""
@@ -79,3 +99,22 @@ class StageRun:
     def parent_artifact(self, path: Path) -> None:
         """Note a file of the whole run, such as the grid of all models."""
         self.parent.artifacts.append((path, None))
+
+
+_current = StageRun()
+
+
+def current_run() -> StageRun:
+    """The run of the stage that this process is in; what is told to it outside of one goes nowhere."""
+    return _current
+
+
+@contextmanager
+def as_current(run: StageRun) -> Iterator[None]:
+    """Make `run` the current one for the block."""
+    global _current
+    _current, before = run, _current
+    try:
+        yield
+    finally:
+        _current = before

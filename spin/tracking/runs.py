@@ -4,25 +4,26 @@ The calls of a stage are collected and written in a few batches when its block e
 MLflow can be down, slow or absent and cost a warning, never a result. `SPIN_TRACKING=off` leaves it out.
 """
 
+import getpass
 import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from spin.params.schema import Params
 from spin.paths import WORK
 from spin.runtime.provenance import content_md5, git_revision, recorded_md5s
 from spin.tracking.configuration import configuration_hash, flatten
-from spin.tracking.notes import Notes
+from spin.tracking.live import LiveRun
+from spin.tracking.notes import Notes, as_current
 from spin.tracking.notes import StageRun as StageRun
+from spin.tracking.writing import write_notes
 
 logger = logging.getLogger(__name__)
 
-MAX_PARAMS, MAX_TAGS, MAX_METRICS = 100, 100, 1000
-"""Most entries of each kind that MLflow takes in one batch."""
 LOCK_SECONDS = 60.0
 """Longest wait for another stage that is writing to the same store."""
 PATIENCE = {
@@ -34,19 +35,42 @@ PATIENCE = {
 }
 """An unreachable server is given up after seconds, where MLflow's own defaults take many minutes."""
 
-T = TypeVar("T")
-
 
 @contextmanager
 def stage_run(params: Params, stage: str, root: Path) -> Iterator[StageRun]:
-    """Yield the stage's notebook and write it to MLflow when the block ends well; an error in it writes nothing."""
-    run = StageRun()
-    started = time.time()
-    yield run
+    """Yield the stage's notebook, heard while it trains, and write the rest to MLflow when the block ends well.
+
+    A training that fails or is interrupted leaves its run as FAILED or KILLED; other stages that fail leave none.
+    """
+    started = int(time.time() * 1000)
+    tags = _stage_tags(stage)
+
+    def open_run(client: Any) -> str:
+        return _child(client, params, stage, root, started, tags)
+
+    live = LiveRun(stage, root, configuration_hash(params), _connected, open_run)
+    run = StageRun(live)
+    try:
+        with as_current(run):
+            yield run
+    except Exception:
+        live.close("FAILED")
+        raise
+    except BaseException:
+        live.close("KILLED")
+        raise
+    live.close()
     with forgiving(root) as client:
         if client is not None:
-            run.child.tags |= _lineage(run, root) | _stage_tags(stage)
-            write(client, params, stage, root, run, int(started * 1000))
+            run.child.tags |= _lineage(run, root) | tags
+            run.child.metrics = [each for each in run.child.metrics if not _was_sent(each, live)]
+            write(client, params, stage, root, run, started, live.run_id)
+            live.finished()
+
+
+def _was_sent(metric: tuple[str, float, int], live: LiveRun) -> bool:
+    """Whether the thread has told a number of the curve; those of the whole run have the step 0."""
+    return live.run_id is not None and 0 < metric[2] <= live.sent_step
 
 
 @contextmanager
@@ -130,8 +154,27 @@ def _lineage(run: StageRun, root: Path) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def write(client: Any, params: Params, stage: str, root: Path, run: StageRun, started_ms: int) -> None:
-    """Write a finished stage: find or make the parent, add a child, and mark it as the newest of its stage."""
+def _child(client: Any, params: Params, stage: str, root: Path, started_ms: int, tags: dict[str, str]) -> str:
+    """Make the run of a stage below that of its configuration."""
+    experiment = _experiment(client, params.tracking.experiment, root)
+    below = {"mlflow.parentRunId": parent_run(client, experiment, params)}
+    user = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "spin", "mlflow.source.type": "LOCAL"}
+    made = client.create_run(
+        experiment, start_time=started_ms, tags={**below, **user, **tags}, run_name=stage
+    )
+    return str(made.info.run_id)
+
+
+def write(
+    client: Any,
+    params: Params,
+    stage: str,
+    root: Path,
+    run: StageRun,
+    started_ms: int,
+    child: str | None = None,
+) -> None:
+    """Write a finished stage: into its run, made unless it is there, and mark that as the newest of its stage."""
     # Where it belongs, and which runs of the stage it outdates.
     experiment = _experiment(client, params.tracking.experiment, root)
     parent = parent_run(client, experiment, params)
@@ -141,13 +184,14 @@ def write(client: Any, params: Params, stage: str, root: Path, run: StageRun, st
     )
 
     # The stage's own run.
-    tags = {"mlflow.parentRunId": parent}
-    child = client.create_run(experiment, start_time=started_ms, tags=tags, run_name=stage).info.run_id
+    child = child or _child(client, params, stage, root, started_ms, {})
     write_notes(client, child, run.child)
     client.set_terminated(child, "FINISHED")
 
     # The newest of its kind, and what the whole run shows.
     for previous in older:
+        if previous.info.run_id == child:
+            continue
         client.set_tag(previous.info.run_id, "spin.newest", "false")
     write_notes(client, parent, run.parent)
     client.set_terminated(parent, "FINISHED")
@@ -176,38 +220,3 @@ def parent_run(client: Any, experiment: str, params: Params) -> str:
     run = client.create_run(experiment, tags=tags, run_name=f"seed {params.seed}, {key[:6]}").info.run_id
     write_notes(client, run, Notes(params=flatten(params.model_dump(mode="json"))))
     return str(run)
-
-
-def write_notes(client: Any, run_id: str, notes: Notes) -> None:
-    """Write one run's notes in as few calls as MLflow's limits allow."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    now = int(time.time() * 1000)
-    for metrics in _batches(
-        [Metric(key, value, now, step) for key, value, step in notes.metrics], MAX_METRICS
-    ):
-        client.log_batch(run_id, metrics=metrics)
-    for params in _batches([Param(key, value) for key, value in notes.params.items()], MAX_PARAMS):
-        client.log_batch(run_id, params=params)
-    for tags in _batches([RunTag(key, value) for key, value in notes.tags.items()], MAX_TAGS):
-        client.log_batch(run_id, tags=tags)
-    if notes.datasets:
-        client.log_inputs(run_id, [_dataset(*entry) for entry in notes.datasets])
-    for path, folder in notes.artifacts:
-        (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
-
-
-def _batches(entries: list[T], size: int) -> Iterator[list[T]]:
-    for first in range(0, len(entries), size):
-        yield entries[first : first + size]
-
-
-def _dataset(name: str, manifest: Path, card: dict[str, Any]) -> Any:
-    """Return MLflow's entry of a data set: its manifest's place and hash, its card as the profile."""
-    import json
-
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    source = json.dumps({"uri": manifest.resolve().as_uri()})
-    entry = Dataset(name, content_md5(manifest)[:32], "local", source, profile=json.dumps(card, default=str))
-    return DatasetInput(entry, [InputTag("mlflow.data.context", "training")])

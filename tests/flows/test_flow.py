@@ -203,3 +203,20 @@ def test_only_what_another_try_may_mend_is_tried_again(dvc_project: MakeProject)
     tries = {name: (root / f"tries_{name}").read_text().count("x") for name in ("data", "base", "report")}
     assert tries == {"data": 1, "base": 1, "report": 2}
     assert "base had no room on the disk" in state.message
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_stage_shows_its_progress_while_it_runs(dvc_project: MakeProject) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter
+
+    said = "train iter1: {}/64 updates, 2.3/s, 6 s left, loss 0.4"
+    root = dvc_project(
+        f'stages:\n  report: {{cmd: \'echo "{said.format(16)}"; echo "{said.format(48)}"; echo x > r\', outs: [r]}}\n'
+    )
+    assert run(root).is_completed()
+    with get_client(sync_client=True) as client:
+        wanted = ArtifactFilter.model_validate({"key": {"any_": ["progress-report"]}})
+        (artifact,) = client.read_artifacts(artifact_filter=wanted)
+    assert artifact.data == 75.0
+    assert artifact.description == said.format(48)
