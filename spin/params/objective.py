@@ -19,7 +19,7 @@ class ObjectiveParams(Section):
     against 8 per pair. Refused for flow matching, and above 1e6 TFLOP an iteration unless the environment variable
     SPIN_EXACT_TFLOP allows more."""
     function: Literal["logistic", "hinge", "squared", "exponential", "correlation"]
-    """The convex decreasing function l of the margin; spin/objectives/functions.py compares them."""
+    """The convex decreasing function l of the margin; spin/method/functions.py compares them."""
     timestep_weighting: Literal["constant", "exact"]
     """`exact` weights timestep t by h_t^2 / (2 s_t^2), scaled to a mean of one, so that beta keeps its size. On SD's
     schedule that is 77 at t = 1 and about 0.5 to 1 from t = 100 on. Must be exact with `kind: exact`."""
