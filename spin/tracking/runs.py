@@ -154,11 +154,18 @@ def _lineage(run: StageRun, root: Path) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in a container, a user may have no name
+        return "unknown"
+
+
 def _child(client: Any, params: Params, stage: str, root: Path, started_ms: int, tags: dict[str, str]) -> str:
     """Make the run of a stage below that of its configuration."""
     experiment = _experiment(client, params.tracking.experiment, root)
     below = {"mlflow.parentRunId": parent_run(client, experiment, params)}
-    user = {"mlflow.user": getpass.getuser(), "mlflow.source.name": "spin", "mlflow.source.type": "LOCAL"}
+    user = {"mlflow.user": _user(), "mlflow.source.name": "spin", "mlflow.source.type": "LOCAL"}
     made = client.create_run(
         experiment, start_time=started_ms, tags={**below, **user, **tags}, run_name=stage
     )

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from spin.errors import NonFiniteError, ParamsError
 from spin.method.exact import (
+    MAX_FLOP,
+    OVERRIDE,
     PredictEps,
     Trajectories,
+    draw_chain_noise,
     draw_trajectories,
     exact_forwards,
     exact_gradient,
@@ -214,6 +217,32 @@ def test_real_trajectories_have_the_marginals_of_the_forward_process() -> None:
         assert level.std().item() == pytest.approx(deviation, rel=0.03)
 
 
+def test_every_level_of_the_chain_has_noise_of_its_own_and_the_start_is_the_forward_process() -> None:
+    chain = chain_of(5)
+    streams = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    noise = draw_chain_noise(streams, SHAPE, chain)
+    assert noise.shape == (6, 3, *SHAPE)
+    assert torch.equal(noise[0, 2], torch.randn(SHAPE, generator=torch.Generator().manual_seed(2)))
+    assert noise.flatten().unique().numel() == noise.numel()
+    x_0 = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(9))
+    start = SCHEDULE.add_noise(x_0, noise[0], chain.timesteps[:1].expand(3))
+    torch.testing.assert_close(real_trajectory(x_0, noise, chain)[0], start)
+
+
+def test_the_reported_errors_are_weighted_and_their_difference_is_the_change() -> None:
+    player, opponent, chain, drawn = game()
+    result = exact_gradient(predictor(player, chain), drawn, chain, 1.0, "logistic", lambda _: None)
+    theirs = exact_gradient(predictor(opponent, chain), drawn, chain, 1.0, "logistic", lambda _: None)
+    torch.testing.assert_close(result.error_real - theirs.error_real, result.change_real)
+    torch.testing.assert_close(result.error_gen - theirs.error_gen, result.change_gen)
+    total = torch.zeros(8, dtype=torch.float64)
+    for step, weight in enumerate((chain.weights / chain.weights.mean()).tolist()):
+        eps_star = chain.eps_of(step, drawn.latents[step], drawn.latents[step + 1])
+        eps = predictor(player, chain)(drawn.latents[step], step).detach()
+        total += weight * (eps - eps_star).square().flatten(1).mean(1) / 6
+    torch.testing.assert_close(torch.cat([result.error_real, result.error_gen]), total)
+
+
 def test_the_real_trajectory_of_a_perfect_opponent_is_its_own() -> None:
     """Where all images are one image, the true eps is known and the forward chain is the reverse one."""
     chain = chain_of(5)
@@ -307,3 +336,38 @@ def test_the_papers_setting_is_refused_with_its_cost_and_a_small_one_is_not() ->
     ) as raised:
         require_affordable(num_pairs=2048 * 500, num_steps=50, flop_per_forward=803_000_000_000)
     assert "512,000,000 forward passes of 0.803 TFLOP, 411,136,000 TFLOP in all" in str(raised.value)
+
+
+def affordable(flop: float) -> bool:
+    """One forward of one pair over one step costs `flop`, ten of them in all."""
+    try:
+        require_affordable(1, 1, int(flop / 10))
+    except ParamsError:
+        return False
+    return True
+
+
+def test_the_environment_raises_lowers_or_lifts_what_is_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(OVERRIDE, raising=False)
+    assert (affordable(MAX_FLOP), affordable(1.001 * MAX_FLOP)) == (True, False)
+    for tera in ("2e6", "5", "0.25"):
+        monkeypatch.setenv(OVERRIDE, tera)
+        limit = float(tera) * 1e12
+        assert (affordable(limit), affordable(1.001 * limit)) == (True, False)
+    monkeypatch.setenv(OVERRIDE, "none")
+    assert affordable(1e30)
+
+
+@pytest.mark.parametrize("given", ["", "0", "-3", "nan", "much", "None", "1e6 TFLOP"])
+def test_a_limit_that_is_no_number_above_0_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv(OVERRIDE, given)
+    with pytest.raises(
+        ParamsError, match=f"{OVERRIDE} must be a number of TFLOP above 0, or none, got {given};"
+    ):
+        require_affordable(1, 1, 1)
+
+
+def test_a_limit_of_less_than_one_operation_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OVERRIDE, "5e-13")
+    with pytest.raises(ParamsError, match="must cost at most 0 TFLOP an iteration"):
+        require_affordable(1, 1, 1)

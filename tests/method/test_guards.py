@@ -26,6 +26,15 @@ def test_a_step_under_the_loser_scale_lowers_the_error_on_real_images_to_first_o
         assert scale == 1, "no more is taken away than the guarantee needs"
 
 
+@pytest.mark.parametrize("size", [1e-5, 1e-2, 1.0])
+def test_the_loser_scale_is_its_formula_whatever_the_size_of_the_gradients(size: float) -> None:
+    real = torch.full((1, 1, 2, 2), size, dtype=torch.float64)  # ||gA||^2 = 4 size^2, <gA, 4 gA> = 16 size^2
+    scale = loser_scale(real, 4 * real, mu=0.5).item()
+    assert scale == pytest.approx(2 * size**2 / (16 * size**2 + 1e-9))
+    assert scale <= 0.125, "errs towards less of the gradient from generated images"
+    assert loser_scale(0 * real, real, mu=0.5) == 1, "nothing is taken away where nothing pulls against it"
+
+
 def test_one_real_step_under_the_loser_scale_lowers_the_error_that_would_rise_without() -> None:
     """Both errors depend on the same weights: moving away from the generated image drags the real one along."""
     real_target, gen_target = torch.tensor([1.0, 0.2]).double(), torch.tensor([5.0, 0.3]).double()

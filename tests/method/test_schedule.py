@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from spin.errors import ModelError, ParamsError
-from spin.method.schedule import NoiseSchedule
+from spin.method.schedule import LATENT_DEFAULTS, NoiseSchedule
 from spin.method.transitions import Transitions
 
 SD = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -84,6 +84,13 @@ def test_add_noise_has_the_variance_of_its_input(schedule: NoiseSchedule) -> Non
         assert x_t.var().item() == pytest.approx(1.0, abs=0.05)
 
 
+def test_alpha_bar_is_the_share_of_signal_in_the_variance_of_any_process(flow: NoiseSchedule) -> None:
+    """Also where signal^2 + noise^2 is not one, as between the ends of a flow."""
+    signal, variance = flow.signal**2, flow.signal**2 + flow.noise**2
+    assert variance.min() < 0.6
+    torch.testing.assert_close(flow.alphas_cumprod * variance, signal)
+
+
 def test_snr_falls_and_matches_alpha_bar(schedule: NoiseSchedule) -> None:
     snr = schedule.snr(torch.arange(1000))
     assert (snr.diff() < 0).all()
@@ -102,6 +109,15 @@ def test_the_flow_is_diffusers_own(flow: NoiseSchedule) -> None:
     chosen = torch.tensor([0, 400, 999])
     theirs = scheduler.scale_noise(x_0.float(), scheduler.timesteps.flip(0)[chosen], eps.float())
     torch.testing.assert_close(flow.add_noise(x_0.float(), eps.float(), chosen), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_flow_that_says_nothing_of_itself_is_diffusers_default() -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    own = NoiseSchedule.from_scheduler_config({"_class_name": "FlowMatchEulerDiscreteScheduler"})
+    sigmas = FlowMatchEulerDiscreteScheduler().sigmas
+    assert own.num_train_timesteps == 1000
+    torch.testing.assert_close(own.noise.flip(0).float(), sigmas[:1000], rtol=1e-5, atol=1e-6)
 
 
 def test_a_flow_whose_shift_follows_the_resolution_is_refused() -> None:
@@ -280,6 +296,22 @@ def test_a_chain_is_the_step_of_diffusers_ddim_at_eta_1(schedule: NoiseSchedule)
         theirs = sampler.step(eps, timestep, x_t, eta=1.0, variance_noise=z).prev_sample
         ours = chain.mu(step, x_t, eps) + chain.s[step].item() * z
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_where_the_config_is_silent_latents_are_not_clipped_and_the_chain_ends_on_level_0(
+    schedule: NoiseSchedule,
+) -> None:
+    from diffusers import DDIMScheduler
+
+    chain, said = (
+        Transitions.of_sampler(schedule, config, 5) for config in (SD, {**SD, "set_alpha_to_one": False})
+    )
+    torch.testing.assert_close(chain.s, said.s)
+    sampler = DDIMScheduler.from_config(LATENT_DEFAULTS | SD)
+    sampler.set_timesteps(5)
+    x_t, eps, z = (10 * tensor.float() for tensor in latents(9))
+    theirs = sampler.step(eps, sampler.timesteps[1], x_t, eta=1.0, variance_noise=z).prev_sample
+    torch.testing.assert_close(chain.mu(1, x_t, eps) + chain.s[1].item() * z, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_the_last_step_onto_the_clean_image_has_no_density_and_is_left_out(schedule: NoiseSchedule) -> None:

@@ -17,7 +17,7 @@ from spin.training.examples import spin_training_set
 from tests.models.tiny import write_params
 from tests.sampling.drawn import INDEX, drawn
 from tests.stages.projects import parameters, raw_parameters
-from tests.training.test_engine import launch
+from tests.training.running import launch
 
 
 def test_previous_is_drawn_by_the_last_iterate_in_the_order_of_the_manifest(

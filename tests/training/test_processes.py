@@ -1,0 +1,131 @@
+"""Properties of the loop's edges: several processes, memory that runs out, gradients that overflow."""
+
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from spin.errors import ParamsError
+from spin.runtime.devices import process_state
+from spin.training.loop import _average_gradients
+from spin.training.memory import MicroBatch
+from spin.training.precision import make_accelerator
+from spin.training.steps import Objective
+from tests.training import games
+from tests.training.games import ROWS, denoiser, play, predict, training_params
+from tests.training.running import Scaled
+
+FULL = torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def weight_of(network: nn.Module) -> Tensor:
+    return network.get_parameter("weight").detach().clone()
+
+
+def sgd(player: nn.Module) -> torch.optim.Optimizer:
+    """Moves the weights by the gradient itself."""
+    return torch.optim.SGD(player.parameters(), lr=1.0)
+
+
+def holds(rows: int) -> Callable[..., Tensor]:
+    """A network whose device has memory for so many rows; a pair is two."""
+
+    def predicted(network: nn.Module, x_t: Tensor, *rest: Any) -> Tensor:
+        if len(x_t) > rows:
+            raise FULL
+        return predict(network, x_t, *rest)
+
+    return predicted
+
+
+def in_two_processes(folder: Path, work: Callable[[int], Any]) -> list[Any]:
+    """What `work` returns for ranks 0 and 1, each in a forked process that talks to the other through gloo."""
+    if torch.cuda.is_available():
+        pytest.skip("CUDA cannot be used in a forked process")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+                AcceleratorState._reset_state(reset_partial_state=True)
+                process_state()
+                (folder / str(rank)).write_bytes(pickle.dumps(work(rank)))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    assert codes == [0, 0]
+    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
+
+
+@pytest.mark.parametrize("full", [None, 0, 1])
+def test_two_processes_move_the_weights_as_one_does_whoever_runs_out_of_memory(
+    tmp_path: Path, full: int | None
+) -> None:
+    player = denoiser()
+    wanted = play(player, optimizer=sgd(player))
+
+    def work(rank: int) -> tuple[Any, Any, int]:
+        mine, memory = denoiser(), holds(2 if rank == full else 100)
+        reports = play(mine, micro_batch=2, auto=True, predict=memory, optimizer=sgd(mine))
+        frozen = nn.Parameter(torch.zeros(1))  # has no gradient in either process
+        _average_gradients([frozen], make_accelerator(training_params(micro_batch_size="auto")))
+        return reports, weight_of(mine).tolist(), int(frozen.grad is not None)
+
+    for reports, weight, summed in in_two_processes(tmp_path, work):
+        torch.testing.assert_close(torch.tensor(weight), weight_of(player), rtol=1e-4, atol=1e-6)
+        assert reports[0] == pytest.approx(wanted[0], rel=1e-4)
+        assert summed
+
+
+def test_an_update_leaves_no_gradient_behind_and_the_player_in_training() -> None:
+    player = denoiser().eval()
+    play(player)
+    assert [parameter.grad for parameter in player.parameters()] == [None]
+    assert player.training, "dropout, where a network has it, is on"
+
+
+@pytest.mark.parametrize(
+    ("size", "cure"), [(1, r"set training\.gradient_checkpointing"), (2, "lower it, or set it to auto")]
+)
+def test_the_cure_for_running_out_of_memory_fits_the_size(size: int, cure: str) -> None:
+    with pytest.raises(ParamsError, match=f"ran out with {size} at a time; {cure}"):
+        play(denoiser(), micro_batch=size, predict=holds(1))
+
+
+def test_an_error_that_is_not_of_memory_is_passed_on() -> None:
+    def broken(*_: Any) -> Tensor:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        play(denoiser(), auto=True, predict=broken)
+
+
+def test_every_overflow_halves_the_loss_scale_and_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[Any] = []
+    train = games.train
+    monkeypatch.setattr(games, "train", lambda state, *rest: (states.append(state), train(state, *rest)))
+    accelerator, player = Scaled(2.0**127), denoiser()
+    play(player, accelerator=accelerator, objective=Objective(1000.0))
+    (state,) = states
+    halvings = torch.log2(torch.tensor(2.0**127 / accelerator.scaler.get_scale(), dtype=torch.float64))
+    assert state.overflows == halvings.item() > 0
+    assert state.micro_batch == MicroBatch(ROWS, False)
+    AcceleratorState._reset_state()
