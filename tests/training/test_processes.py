@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -70,8 +72,17 @@ def in_two_processes(folder: Path, work: Callable[[int], Any]) -> list[Any]:
             finally:
                 os._exit(code)
         children.append(child)
-    codes = [os.waitpid(child, 0)[1] for child in children]
-    assert codes == [0, 0]
+    waiting = set(children)
+    while waiting:
+        for child in list(waiting):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                waiting.remove(child)
+            if status:  # the other one would wait for it
+                for other in waiting:
+                    os.kill(other, signal.SIGKILL)
+            assert not status
+        time.sleep(0.01)
     return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
 
 
