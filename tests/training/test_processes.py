@@ -37,10 +37,12 @@ def sgd(player: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(player.parameters(), lr=1.0)
 
 
-def holds(rows: int) -> Callable[..., Tensor]:
-    """A network whose device has memory for so many rows; a pair is two."""
+def holds(rows: int, seen: list[int] | None = None) -> Callable[..., Tensor]:
+    """A network whose device has memory for so many rows; a pair is two. `seen` gets those of every call."""
 
     def predicted(network: nn.Module, x_t: Tensor, *rest: Any) -> Tensor:
+        if seen is not None:
+            seen.append(len(x_t))
         if len(x_t) > rows:
             raise FULL
         return predict(network, x_t, *rest)
@@ -93,14 +95,16 @@ def test_two_processes_move_the_weights_as_one_does_whoever_runs_out_of_memory(
     player = denoiser()
     wanted = play(player, optimizer=sgd(player))
 
-    def work(rank: int) -> tuple[Any, Any, int]:
-        mine, memory = denoiser(), holds(2 if rank == full else 100)
+    def work(rank: int) -> tuple[Any, Any, int, int]:
+        seen: list[int] = []
+        mine, memory = denoiser(), holds(2 if rank == full else 100, seen)
         reports = play(mine, micro_batch=2, auto=True, predict=memory, optimizer=sgd(mine))
         frozen = nn.Parameter(torch.zeros(1))  # has no gradient in either process
         _average_gradients([frozen], make_accelerator(training_params(micro_batch_size="auto")))
-        return reports, weight_of(mine).tolist(), int(frozen.grad is not None)
+        return reports, weight_of(mine).tolist(), int(frozen.grad is not None), seen[-1]
 
-    for reports, weight, summed in in_two_processes(tmp_path, work):
+    for reports, weight, summed, rows in in_two_processes(tmp_path, work):
+        assert rows == (4 if full is None else 2), "both go on with what fits into the smaller memory"
         torch.testing.assert_close(torch.tensor(weight), weight_of(player), rtol=1e-4, atol=1e-6)
         assert reports[0] == pytest.approx(wanted[0], rel=1e-4)
         assert summed
