@@ -30,6 +30,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 180
 """Seconds after which a mutant that has not ended counts as noticed."""
+SCHEDULE = "method/test_schedule method/test_weights method/test_transitions"
 LOSSES = "method/test_losses method/test_guards method/test_schedule"
 STEPS, ENGINE = (
     "training/test_recipe training/test_steps training/test_chains",
@@ -38,12 +39,12 @@ STEPS, ENGINE = (
 LORA = "models/test_lora models/test_saved_adapters"
 EXAMPLES, OPPONENTS = "training/test_flips", "sampling/test_opponents sampling/test_flagged"
 TESTS: dict[str, tuple[str, ...]] = {
-    "method/exact": ("method/test_exact", STEPS),
+    "method/exact": ("method/test_exact method/test_trajectories method/test_affordable", STEPS),
     "method/functions": (LOSSES, STEPS),
     "method/guards": ("method/test_guards", STEPS),
     "method/losses": (LOSSES, STEPS),
-    "method/schedule": ("method/test_schedule method/test_devices", STEPS),
-    "method/transitions": ("method/test_schedule method/test_exact", STEPS),
+    "method/schedule": (f"{SCHEDULE} method/test_devices", STEPS),
+    "method/transitions": (f"{SCHEDULE} method/test_exact method/test_trajectories", STEPS),
     "training/batches": (STEPS, EXAMPLES, ENGINE),
     "training/chains": (STEPS, "training/test_setup", ENGINE),
     "training/ema": ("training/test_ema", ENGINE),

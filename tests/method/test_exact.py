@@ -1,7 +1,6 @@
 """Properties of the exact objective, on a small random network in float64."""
 
 import math
-import weakref
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -9,93 +8,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spin.errors import NonFiniteError, ParamsError
+from spin.errors import NonFiniteError
 from spin.method.exact import (
-    MAX_FLOP,
-    OVERRIDE,
-    PredictEps,
     Trajectories,
-    draw_chain_noise,
-    draw_trajectories,
-    exact_forwards,
     exact_gradient,
-    real_trajectory,
-    require_affordable,
     step_errors,
 )
 from spin.method.functions import FUNCTIONS, FunctionName, pair_loss
 from spin.method.losses import beta_on_summed_norm
-from spin.method.schedule import NoiseSchedule
-from spin.method.transitions import Transitions
-
-SD = {
-    "num_train_timesteps": 1000,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
-SHAPE = (2, 4, 4)
-SCHEDULE = NoiseSchedule.from_scheduler_config(SD)
-
-
-class TinyDenoiser(nn.Module):
-    """A random network that knows its timestep."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.inner, self.outer = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1)
-
-    def forward(self, x_t: Tensor, time: float) -> Tensor:
-        """(B, 2, H, W) at time in [0, 1] -> (B, 2, H, W)."""
-        clock = torch.full_like(x_t[:, :1], time)
-        out: Tensor = self.outer(torch.tanh(self.inner(torch.cat([x_t, clock], 1))))
-        return out
-
-
-def predictor(denoiser: nn.Module, chain: Transitions) -> PredictEps:
-    return lambda x_t, step: denoiser(x_t, chain.timesteps[step].item() / 1000)
-
-
-def chain_of(steps: int) -> Transitions:
-    return Transitions.of_sampler(SCHEDULE, SD, steps)
-
-
-def game(
-    steps: int = 6, pairs: int = 4, shared: bool = False
-) -> tuple[nn.Module, nn.Module, Transitions, Trajectories]:
-    """A player, its opponent, the chain and both trajectories of a few pairs."""
-    player, opponent = TinyDenoiser(0).double(), TinyDenoiser(1).double()
-    chain = chain_of(steps)
-    generator = torch.Generator().manual_seed(7)
-    x_0 = torch.randn(pairs, *SHAPE, generator=generator, dtype=torch.float64)
-    noise = torch.randn(2, steps + 1, pairs, *SHAPE, generator=generator, dtype=torch.float64)
-    drawn = draw_trajectories(predictor(opponent, chain), x_0, noise[0], noise[0 if shared else 1], chain)
-    return player, opponent, chain, drawn
-
-
-def whole_loss(
-    player: nn.Module, chain: Transitions, drawn: Trajectories, beta: float, function: FunctionName
-) -> Tensor:
-    """The loss with all steps in one graph."""
-    changes = [
-        step_errors(predictor(player, chain), drawn, chain, step).change for step in range(len(chain.s))
-    ]
-    real, gen = torch.stack(changes).mean(0).chunk(2)
-    return pair_loss(gen - real, beta, function).mean()
-
-
-def gradients(denoiser: nn.Module) -> list[Tensor]:
-    found = [parameter.grad for parameter in denoiser.parameters() if parameter.grad is not None]
-    assert len(found) == 4
-    return found
-
-
-def backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+from tests.method.chains import (
+    SCHEDULE,
+    SHAPE,
+    TinyDenoiser,
+    backward,
+    game,
+    gradients,
+    predictor,
+    whole_loss,
+)
 
 
 def test_loss_is_log_2_when_the_player_equals_the_opponent_and_pulls() -> None:
@@ -205,90 +135,6 @@ def test_the_approximate_objective_on_the_chains_grid_has_the_same_scale() -> No
     torch.testing.assert_close(exact.change_gen - exact.change_real, exact.margin)
 
 
-def test_real_trajectories_have_the_marginals_of_the_forward_process() -> None:
-    chain, rows = chain_of(5), 20000
-    generator = torch.Generator().manual_seed(0)
-    x_0 = torch.full((rows, 1, 1, 1), 1.5, dtype=torch.float64)
-    noise = torch.randn(6, rows, 1, 1, 1, generator=generator, dtype=torch.float64)
-    levels = real_trajectory(x_0, noise, chain)
-    for level, timestep in zip(levels, [*chain.timesteps.tolist(), 0], strict=True):
-        signal, deviation = SCHEDULE.signal[timestep].item(), SCHEDULE.noise[timestep].item()
-        assert level.mean().item() == pytest.approx(1.5 * signal, abs=4 * deviation / math.sqrt(rows))
-        assert level.std().item() == pytest.approx(deviation, rel=0.03)
-
-
-def test_every_level_of_the_chain_has_noise_of_its_own_and_the_start_is_the_forward_process() -> None:
-    chain = chain_of(5)
-    streams = [torch.Generator().manual_seed(seed) for seed in range(3)]
-    noise = draw_chain_noise(streams, SHAPE, chain)
-    assert noise.shape == (6, 3, *SHAPE)
-    assert torch.equal(noise[0, 2], torch.randn(SHAPE, generator=torch.Generator().manual_seed(2)))
-    assert noise.flatten().unique().numel() == noise.numel()
-    x_0 = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(9))
-    start = SCHEDULE.add_noise(x_0, noise[0], chain.timesteps[:1].expand(3))
-    torch.testing.assert_close(real_trajectory(x_0, noise, chain)[0], start)
-
-
-def test_the_reported_errors_are_weighted_and_their_difference_is_the_change() -> None:
-    player, opponent, chain, drawn = game()
-    result = exact_gradient(predictor(player, chain), drawn, chain, 1.0, "logistic", lambda _: None)
-    theirs = exact_gradient(predictor(opponent, chain), drawn, chain, 1.0, "logistic", lambda _: None)
-    torch.testing.assert_close(result.error_real - theirs.error_real, result.change_real)
-    torch.testing.assert_close(result.error_gen - theirs.error_gen, result.change_gen)
-    total = torch.zeros(8, dtype=torch.float64)
-    for step, weight in enumerate((chain.weights / chain.weights.mean()).tolist()):
-        eps_star = chain.eps_of(step, drawn.latents[step], drawn.latents[step + 1])
-        eps = predictor(player, chain)(drawn.latents[step], step).detach()
-        total += weight * (eps - eps_star).square().flatten(1).mean(1) / 6
-    torch.testing.assert_close(torch.cat([result.error_real, result.error_gen]), total)
-
-
-def test_the_real_trajectory_of_a_perfect_opponent_is_its_own() -> None:
-    """Where all images are one image, the true eps is known and the forward chain is the reverse one."""
-    chain = chain_of(5)
-    generator = torch.Generator().manual_seed(1)
-    x_0 = torch.randn(3, *SHAPE, generator=generator, dtype=torch.float64)
-    noise = torch.randn(6, 3, *SHAPE, generator=generator, dtype=torch.float64)
-    real = real_trajectory(x_0, noise, chain)
-
-    def knows(x_t: Tensor, step: int) -> Tensor:
-        return chain.eps_in(step, x_t, x_0)
-
-    drawn = draw_trajectories(knows, x_0, noise, noise, chain)
-    start = chain.signal[0] * x_0 + chain.noise[0] * noise[0] - noise[0]  # the sampler starts from pure noise
-    gap = (drawn.latents[-1, :3] - drawn.latents[-1, 3:]).abs().max()
-    assert torch.equal(drawn.latents[:, :3], real)
-    assert gap < 0.05 * start.abs().max()
-
-
-def test_memory_does_not_grow_with_the_number_of_steps() -> None:
-    def peak(steps: int) -> int:
-        player, _, chain, drawn = game(steps)
-        alive, most = 0, 0
-
-        class Held:
-            def __init__(self, tensor: Tensor) -> None:
-                self.tensor = tensor
-
-        def release(size: int) -> None:
-            nonlocal alive
-            alive -= size
-
-        def pack(tensor: Tensor) -> Held:
-            nonlocal alive, most
-            held = Held(tensor)
-            alive += tensor.numel()
-            most = max(most, alive)
-            weakref.finalize(held, release, tensor.numel())
-            return held
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
-            exact_gradient(predictor(player, chain), drawn, chain, 2.0, "logistic", backward)
-        return most
-
-    assert 0 < peak(12) <= 1.01 * peak(3)
-
-
 def test_a_loss_that_is_not_finite_is_refused_before_any_gradient() -> None:
     player, _, chain, drawn = game()
     nn.init.constant_(player.get_parameter("outer.bias"), math.inf)
@@ -310,64 +156,3 @@ def test_the_gradient_flows_under_autocast_too() -> None:
     exact_gradient(predictor(player, chain), single, chain, 2.0, "logistic", grown)
     for half, full in zip(in_half, gradients(player), strict=True):
         torch.testing.assert_close(half, full, rtol=0.1, atol=0.05 * full.abs().max().item())
-
-
-def test_the_cost_counts_the_forwards_that_are_made() -> None:
-    player, opponent = TinyDenoiser(0).double(), TinyDenoiser(1).double()
-    chain, count = chain_of(6), {"plain": 0, "with gradient": 0}
-
-    def counting(denoiser: nn.Module) -> PredictEps:
-        def predict(x_t: Tensor, step: int) -> Tensor:
-            count["with gradient" if torch.is_grad_enabled() else "plain"] += len(x_t)
-            return predictor(denoiser, chain)(x_t, step)
-
-        return predict
-
-    x_0, noise = torch.randn(3, *SHAPE).double(), torch.randn(7, 3, *SHAPE).double()
-    drawn = draw_trajectories(counting(opponent), x_0, noise, noise, chain)
-    exact_gradient(counting(player), drawn, chain, 1.0, "logistic", backward)
-    assert count["plain"] + 3 * count["with gradient"] == exact_forwards(num_pairs=3, num_steps=6)
-
-
-def test_the_papers_setting_is_refused_with_its_cost_and_a_small_one_is_not() -> None:
-    require_affordable(num_pairs=32 * 64, num_steps=15, flop_per_forward=200_000_000)
-    with pytest.raises(
-        ParamsError, match=r"objective.kind: exact must cost at most 1,000,000 TFLOP"
-    ) as raised:
-        require_affordable(num_pairs=2048 * 500, num_steps=50, flop_per_forward=803_000_000_000)
-    assert "512,000,000 forward passes of 0.803 TFLOP, 411,136,000 TFLOP in all" in str(raised.value)
-
-
-def affordable(flop: float) -> bool:
-    """One forward of one pair over one step costs `flop`, ten of them in all."""
-    try:
-        require_affordable(1, 1, int(flop / 10))
-    except ParamsError:
-        return False
-    return True
-
-
-def test_the_environment_raises_lowers_or_lifts_what_is_affordable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(OVERRIDE, raising=False)
-    assert (affordable(MAX_FLOP), affordable(1.001 * MAX_FLOP)) == (True, False)
-    for tera in ("2e6", "5", "0.25"):
-        monkeypatch.setenv(OVERRIDE, tera)
-        limit = float(tera) * 1e12
-        assert (affordable(limit), affordable(1.001 * limit)) == (True, False)
-    monkeypatch.setenv(OVERRIDE, "none")
-    assert affordable(1e30)
-
-
-@pytest.mark.parametrize("given", ["", "0", "-3", "nan", "much", "None", "1e6 TFLOP"])
-def test_a_limit_that_is_no_number_above_0_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setenv(OVERRIDE, given)
-    with pytest.raises(
-        ParamsError, match=f"{OVERRIDE} must be a number of TFLOP above 0, or none, got {given};"
-    ):
-        require_affordable(1, 1, 1)
-
-
-def test_a_limit_of_less_than_one_operation_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(OVERRIDE, "5e-13")
-    with pytest.raises(ParamsError, match="must cost at most 0 TFLOP an iteration"):
-        require_affordable(1, 1, 1)

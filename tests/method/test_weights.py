@@ -1,0 +1,58 @@
+"""Exact weights of the timesteps: the paper's, at a mean of one, whatever the network predicts."""
+
+import pytest
+import torch
+
+from spin.errors import ParamsError
+from spin.method.schedule import NoiseSchedule
+from tests.method.processes import CHECK_VALUES, SD, by_the_papers_symbols, full_chain, latents
+
+
+def test_the_exact_weights_have_their_check_values(schedule: NoiseSchedule) -> None:
+    weights = full_chain(schedule).weights.flip(0)  # of timesteps 1 to 999
+    for timestep, wanted in CHECK_VALUES.items():
+        assert weights[timestep - 1].item() == pytest.approx(wanted, rel=0.02)
+    h, s = by_the_papers_symbols(schedule.alphas_cumprod[1:], schedule.alphas_cumprod[:-1])
+    torch.testing.assert_close(weights, h**2 / (2 * s**2), rtol=1e-6, atol=0)
+
+
+def test_timestep_weights_are_the_exact_ones_at_a_mean_of_one(schedule: NoiseSchedule) -> None:
+    weights = schedule.timestep_weights("epsilon")
+    assert weights.mean().item() == pytest.approx(1.0)
+    assert weights[0] == 0, "nothing lies below timestep 0"
+    exact = full_chain(schedule).weights.flip(0)
+    torch.testing.assert_close(weights[1:] / weights[500], exact / exact[499], rtol=1e-9, atol=0)
+    assert 76 < weights[1] < 78
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "flow"])
+def test_weighted_errors_agree_with_those_in_eps_whatever_the_network_predicts(
+    schedule: NoiseSchedule, flow: NoiseSchedule, prediction_type: str
+) -> None:
+    process = flow if prediction_type == "flow" else schedule
+    x_t, prediction, other = latents(4, rows=998)
+    timesteps = torch.arange(1, 999)  # the flow's last has no signal, and so no eps error
+    in_eps = process.to_eps(prediction_type, prediction, x_t, timesteps)
+    other_eps = process.to_eps(prediction_type, other, x_t, timesteps)
+    eps_errors = (in_eps - other_eps).square().flatten(1).mean(1)
+    own_errors = (prediction - other).square().flatten(1).mean(1)
+    torch.testing.assert_close(eps_errors, process.signal[timesteps] ** 2 * own_errors)
+    snr = process.snr(torch.arange(999))
+    weighted_eps = 0.5 * (snr[:-1] / snr[1:] - 1) * eps_errors
+    weighted_own = process.timestep_weights(prediction_type)[1:-1] * own_errors
+    torch.testing.assert_close(
+        weighted_own / weighted_own[0], weighted_eps / weighted_eps[0], rtol=1e-6, atol=0
+    )
+
+
+def test_weights_are_finite_without_terminal_signal_for_velocities_only(flow: NoiseSchedule) -> None:
+    assert torch.isfinite(flow.timestep_weights("flow")).all()
+    rescaled = NoiseSchedule.from_scheduler_config({**SD, "rescale_betas_zero_snr": True})
+    ends_silent = NoiseSchedule(
+        rescaled.signal.clone().index_fill(0, torch.tensor([999]), 0.0), rescaled.noise
+    )
+    assert torch.isfinite(ends_silent.timestep_weights("v_prediction")).all()
+    with pytest.raises(
+        ParamsError, match="timestep_weighting must be constant for a network that predicts epsilon"
+    ):
+        ends_silent.timestep_weights("epsilon")
