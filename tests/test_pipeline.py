@@ -39,7 +39,17 @@ atexit.register(tell)
 """A sitecustomize.py: every `python -m spin` writes down the modules that it imported."""
 
 
-SHARED = {f"spin.{name}" for name in ("stages.work", "runtime.devices", "runtime.progress", "runtime.shards")}
+SHARED = {
+    f"spin.{name}"
+    for name in (
+        "stages.work",
+        "stages.kept_work",
+        "runtime.provenance",
+        "runtime.devices",
+        "runtime.progress",
+        "runtime.shards",
+    )
+}
 """Loaded with a stage's module for the sake of other stages in it."""
 
 

@@ -131,3 +131,7 @@ def schedule() -> NoiseSchedule:
             "beta_end": 0.012,
         }
     )
+
+
+def weight_of(network: nn.Module) -> Tensor:
+    return network.get_parameter("weight").detach().clone()

@@ -1,6 +1,8 @@
 """Properties of mirrored training images: which they are, where they come from, what is said if there are none."""
 
+import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from spin.data.cache import Cache, encode, encode_both_ways
 from spin.data.manifest import read_manifest, read_pairs
 from spin.errors import DataError
 from spin.models.latent_diffusion import LatentDiffusion
-from spin.params.schema import Params
+from spin.params.schema import Params, load_params
 from spin.runtime.images import open_rgb, to_pixel_values
 from spin.runtime.tensors import ShardedTensors, posteriors_at, save_shard
 from spin.stages.data import run_base, run_cache, run_data
@@ -27,6 +29,7 @@ from spin.training.examples import (
     sft_training_set,
     spin_training_set,
 )
+from spin.training.setup import Inputs, open_training_set
 from tests.models.tiny import miniature_params, write_params
 from tests.training.games import schedule, tiny_diffusion, training_params
 
@@ -170,6 +173,26 @@ def test_a_training_set_says_what_is_flagged_and_refuses_what_is_not_its_own(
     finally:
         drawn.to_parquet(index, index=False)
         listed.to_parquet(manifest, index=False)
+
+
+def test_each_stage_reads_its_own_kind_of_examples_and_self_play_only_what_its_reference_drew(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    params, base, here = load_params(Path("params.yaml")), Path("outputs/checkpoints/base"), Path()
+    inputs = Inputs(DATA, CACHE, OPPONENTS, prev=base, work=here, previews=here)
+    sizes = {"iter1": 12, "sft": 12, "dpo": len(read_pairs(DATA))}
+    for name, size in sizes.items():
+        examples = open_training_set(params.stage(name), inputs, Cache(CACHE))
+        assert examples.num_rows == size
+        assert (examples.fetch([0], None).gen is None) == (name == "sft")
+    other = project / "other"
+    shutil.copytree(base, other, dirs_exist_ok=True)
+    for wrong in (replace(inputs, prev=other), replace(inputs, reference=other)):
+        with pytest.raises(DataError, match="must hold opponents drawn by other as it is now"):
+            open_training_set(params.stage("iter1"), wrong, Cache(CACHE))
+    reference = replace(inputs, prev=other, reference=base)
+    assert open_training_set(params.stage("iter1"), reference, Cache(CACHE)).num_rows == 12
 
 
 def test_images_that_were_not_encoded_mirrored_are_one_sentence(tmp_path: Path) -> None:

@@ -22,14 +22,10 @@ from spin.training.memory import MicroBatch
 from spin.training.precision import make_accelerator
 from spin.training.steps import Objective
 from tests.training import games
-from tests.training.games import ROWS, denoiser, play, predict, training_params
+from tests.training.games import ROWS, denoiser, play, predict, training_params, weight_of
 from tests.training.running import Scaled
 
 FULL = torch.OutOfMemoryError("CUDA out of memory.")
-
-
-def weight_of(network: nn.Module) -> Tensor:
-    return network.get_parameter("weight").detach().clone()
 
 
 def sgd(player: nn.Module) -> torch.optim.Optimizer:

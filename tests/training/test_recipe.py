@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import spin.training.setup
 from spin.models.conditioning import Conditioning, square_geometry
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.training import StageParams
 from spin.training.batches import BatchSource, draw_batch, draw_latents, draw_timesteps, drop_captions
 from spin.training.examples import Flips, Rows, TrainingSet
 from spin.training.optim import make_lr_scheduler, make_optimizer
-from spin.training.setup import SFT_MEASURED_EVERY, reference_of_update
 from spin.training.steps import Objective
 from tests.training.games import (
     ROWS,
     denoiser,
     draw_real,
-    fine_tuning,
     iteration,
     play,
     tiny_diffusion,
     training_params,
+    weight_of,
 )
 
 CPU = torch.device("cpu")
@@ -41,10 +38,6 @@ def diffusion(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Late
 
 def stream(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def weight_of(network: nn.Module) -> Tensor:
-    return network.get_parameter("weight").detach().clone()
 
 
 # What is drawn
@@ -228,29 +221,3 @@ def test_the_schedule_ends_at_0_after_the_last_update_and_adafactor_decays_too()
 
 
 # Supervised fine-tuning's reference
-
-
-def test_fine_tuning_measures_its_reference_at_some_updates_and_moves_the_same_without(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    plan, reference = fine_tuning(SFT_MEASURED_EVERY + 2), denoiser(1).requires_grad_(False)
-
-    def trained() -> tuple[list[int], Tensor]:
-        player, calls = denoiser(), [0]
-        hook = reference.register_forward_hook(lambda *_: calls.append(calls[-1] + 1))
-        opponent_of = reference_of_update([reference], plan, 0, "sft")
-        reports = play(
-            player, plan=plan, objective=Objective(None), opponent_of=opponent_of, draw_batch=draw_real
-        )
-        hook.remove()
-        measured = [int(report["step"]) - 1 for report in reports if "error_real_change" in report]
-        assert calls[-1] == len(measured), "it ran for these alone"
-        return measured, weight_of(player)
-
-    measured, weight = trained()
-    assert measured == [0, SFT_MEASURED_EVERY]
-    assert all(later - earlier == 8 for earlier, later in pairwise(measured))
-    monkeypatch.setattr(spin.training.setup, "SFT_MEASURED_EVERY", 1)
-    always, same = trained()
-    assert always == list(range(plan.num_steps))
-    assert torch.equal(weight, same), "to the bit"

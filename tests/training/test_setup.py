@@ -7,16 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch.utils._pytree import tree_leaves
 
 import spin.training.precision
+import spin.training.setup
 from spin.errors import ParamsError
 from spin.params.objective import ObjectiveParams
 from spin.params.schema import Params
 from spin.stages.data import run_base
 from spin.training.memory import MicroBatch
-from spin.training.networks import load_networks
+from spin.training.networks import Networks, load_networks
 from spin.training.optim import make_optimizer
 from spin.training.precision import make_accelerator
 from spin.training.setup import (
@@ -25,6 +27,7 @@ from spin.training.setup import (
     make_objective,
     make_recipe,
     make_state,
+    reference_of_update,
     set_up_networks,
 )
 from tests.models.tiny import write_params
@@ -103,6 +106,30 @@ def test_gradient_checkpointing_and_compiling_are_for_those_who_ask(
     assert compiled == ([networks.player, *networks.opponents] if asked else [])
 
 
+@pytest.mark.parametrize("asked", ["previous", "random"])
+def test_only_self_play_is_measured_against_all_earlier_iterates(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    given: list[Any] = []
+
+    def recorded(*arguments: Any) -> Networks:
+        given.append(arguments[3])
+        return load_networks(*arguments)
+
+    monkeypatch.setattr(spin.training.setup, "load_networks", recorded)
+    params = parameters(tiny_base, objective={"reference": asked})
+    for name in ("iter1", "sft", "dpo"):
+        set_up_networks(params, name, BASE, CPU)
+    assert given == [asked, "previous", "previous"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_earlier_iterate_has_its_turn_as_the_reference(count: int) -> None:
+    networks = [torch.nn.Identity() for _ in range(count)]
+    opponent_of = reference_of_update(networks, iteration(), 0, "iter")
+    assert {id(opponent_of(step)) for step in range(60)} == {id(network) for network in networks}
+
+
 def recipe_and_batch(params: Params, name: str) -> tuple[Any, Any]:
     recipe = make_recipe(params, name, load_networks(BASE, CPU), set_of(12))
     return recipe, recipe.draw_batch(0)
@@ -159,6 +186,13 @@ def test_a_state_starts_at_update_0_with_an_average_only_if_asked_for(
     assert (state.step, state.overflows) == (0, 0)
     assert (state.ema is None) == (decay is None)
     assert state.micro_batch == MicroBatch(8, True)
+
+
+def test_auto_starts_at_the_share_of_the_batch_that_one_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = training_params(batch_size=8, micro_batch_size="auto")
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    state = make_state(load_networks(BASE, CPU), iteration(), training, make_accelerator(training))
+    assert state.micro_batch.size == 4
 
 
 def test_adamw_is_one_kernel_on_cuda_alone() -> None:
