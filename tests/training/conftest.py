@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import nn
 
+from spin.models.checkpoint import load_model, reference_of
+from spin.models.latent_diffusion import LatentDiffusion
+from spin.params.model import BaseParams
+from spin.runtime.files import write_json
 from tests.stages.projects import parameters, prepare
 from tests.training.running import trained
 
@@ -34,3 +39,28 @@ def plain(inside: Path, tiny_base: Path) -> dict[str, torch.Tensor]:
     if not PLAIN:
         PLAIN.append(trained(parameters(tiny_base))[0])
     return PLAIN[0]
+
+
+@pytest.fixture(scope="module")
+def diffusion(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
+    checkpoint = tmp_path_factory.mktemp("checkpoint")
+    base = BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)
+    write_json(checkpoint / "model.json", reference_of(base))
+    return load_model(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def opponent(diffusion: LatentDiffusion) -> nn.Module:
+    return diffusion.denoiser.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def player(opponent: nn.Module) -> nn.Module:
+    """The opponent, moved a little at random."""
+    moved = type(opponent).from_config(opponent.config)  # type: ignore[attr-defined]
+    moved.load_state_dict(opponent.state_dict())
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return moved

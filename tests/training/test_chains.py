@@ -9,46 +9,18 @@ from torch import nn
 
 from spin.errors import ParamsError
 from spin.method.exact import draw_chain_noise, opponent_trajectory
-from spin.models.checkpoint import load_model, reference_of
 from spin.models.conditioning import square_geometry
 from spin.models.flops import flop_of_prediction
 from spin.models.latent_diffusion import LatentDiffusion
-from spin.params.model import BaseParams
 from spin.params.objective import ObjectiveParams
 from spin.params.sampling import SamplerParams
 from spin.params.schema import Params
-from spin.runtime.files import write_json
 from spin.sampling.sampler import Guidance, sample_latents
 from spin.seeding import generator_for
 from spin.training.chains import Chain, ChainBatch, open_chain
 from spin.training.steps import eps_predictor
 from tests.models.tiny import miniature_params
 from tests.training.stepping import EXACT, PROMPTS, chain_batch, objective, step, training_set
-
-
-@pytest.fixture(scope="module")
-def diffusion(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
-    checkpoint = tmp_path_factory.mktemp("checkpoint")
-    base = BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)
-    write_json(checkpoint / "model.json", reference_of(base))
-    return load_model(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def opponent(diffusion: LatentDiffusion) -> nn.Module:
-    return diffusion.denoiser.eval().requires_grad_(False)
-
-
-@pytest.fixture
-def player(opponent: nn.Module) -> nn.Module:
-    """The opponent, moved a little at random."""
-    moved = type(opponent).from_config(opponent.config)  # type: ignore[attr-defined]
-    moved.load_state_dict(opponent.state_dict())
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in moved.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return moved
 
 
 def test_a_chain_batch_is_a_function_of_the_update(diffusion: LatentDiffusion) -> None:

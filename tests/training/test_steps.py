@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +9,7 @@ from torch import Tensor, nn
 
 from spin.errors import NonFiniteError
 from spin.method.losses import preference_loss
-from spin.models.checkpoint import load_model, reference_of
 from spin.models.latent_diffusion import LatentDiffusion
-from spin.params.model import BaseParams
-from spin.runtime.files import write_json
 from spin.training.chains import Chain
 from spin.training.steps import Objective, denoise, micro_step
 from tests.training.stepping import (
@@ -25,31 +21,6 @@ from tests.training.stepping import (
     opponent_to_player,
     step,
 )
-
-
-@pytest.fixture(scope="module")
-def diffusion(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
-    checkpoint = tmp_path_factory.mktemp("checkpoint")
-    base = BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)
-    write_json(checkpoint / "model.json", reference_of(base))
-    return load_model(checkpoint)
-
-
-@pytest.fixture(scope="module")
-def opponent(diffusion: LatentDiffusion) -> nn.Module:
-    return diffusion.denoiser.eval().requires_grad_(False)
-
-
-@pytest.fixture
-def player(opponent: nn.Module) -> nn.Module:
-    """The opponent, moved a little at random."""
-    moved = type(opponent).from_config(opponent.config)  # type: ignore[attr-defined]
-    moved.load_state_dict(opponent.state_dict())
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in moved.parameters():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return moved
 
 
 def test_the_papers_choices_are_diffusion_dpos_loss(
