@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from spin import paths
+from spin.errors import FileError
 from spin.runtime.files import read_json, write_json
 from spin.runtime.provenance import recorded_outputs
 
@@ -28,9 +29,17 @@ def remove_recorded() -> None:
     marks = sorted((paths.WORK / "work").glob(f"*/{MARK}"))
     recorded = recorded_outputs(Path()) if marks else {}
     for mark in marks:
-        told = read_json(mark)
-        entry = recorded.get(told["out"], {})
-        if (entry.get("nfiles", 1), entry.get("size")) == (told["nfiles"], told["size"]):
+        try:
+            told = read_json(mark)
+            entry = recorded.get(told["out"], {})
+            known = (entry.get("nfiles", 1), entry.get("size")) == (told["nfiles"], told["size"])
+        except (
+            FileError,
+            KeyError,
+            TypeError,
+        ):  # a damaged mark: the work is kept, as if it were not finished
+            continue
+        if known:
             shutil.rmtree(mark.parent, ignore_errors=True)
 
 

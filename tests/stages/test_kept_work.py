@@ -70,6 +70,18 @@ def test_another_output_of_that_name_in_dvc_lock_keeps_the_work(inside: Path, ti
     assert works() == {"train", "opponents"}
 
 
+@pytest.mark.parametrize("torn", ["", "{", "[]", "{}"])
+def test_a_damaged_mark_keeps_the_work_and_stops_no_stage(inside: Path, tiny_base: Path, torn: str) -> None:
+    (inside / "dvc.yaml").touch()
+    params = parameters(tiny_base)
+    run_train(params, "iter1")
+    record(CHECKPOINT)
+    (mark,) = Path(".spin/work").glob(f"*/{MARK}")
+    mark.write_text(torn)
+    run_opponents(params, "iter2")
+    assert works() == {"train", "opponents"}
+
+
 def test_without_dvc_no_work_stays(inside: Path, tiny_base: Path) -> None:
     run_train(parameters(tiny_base), "iter1")
     assert not list(Path(".spin/work").glob("*"))
