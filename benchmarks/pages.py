@@ -86,9 +86,10 @@ def what_does_not(study: Study, curves: Path) -> dict[str, bool]:
     varies = f"""Diffusion-DPO varies more from seed to seed: at beta 500 it wins {wide.min():.0%} to {wide.max():.0%}."""
     steps = pd.read_csv(CONTINUAL).query("scorer == 'average' and step > 0")
     stay, move = (steps[steps["path"] == path].set_index("step") for path in ("stay", "switch"))
-    going = f"""Going on inside iteration 1 does about as well as moving to iteration 2: the 95% intervals of the mean score
-        overlap at every step measured; at best staying has {stay["mean"].max():.3f}, moving {move["mean"].max():.3f} (one
-        seed, [validation prompts](../benchmarks/results/toy-continual.md))."""
+    going = f"""Moving to iteration 2 is not shown to beat going on inside iteration 1: after as many updates its mean score is
+        higher at {int((move["mean"] > stay["mean"]).sum())} of {len(stay)} steps measured; at best staying has
+        {stay["mean"].max():.3f}, moving {move["mean"].max():.3f}. These are means without a paired interval, of one seed on
+        [validation prompts](../benchmarks/results/toy-continual.md)."""
     lost = clip[[*SPIN, *(name for name in study.models if "dpo" in name), "clean"]]
     blind = f"""By the CLIP score every iteration, every setting of Diffusion-DPO and even clean renderings lose most prompts
         to the base (they win {lost.min().min():.0%} to {lost.max().max():.0%})."""
@@ -98,7 +99,7 @@ def what_does_not(study: Study, curves: Path) -> dict[str, bool]:
     ceiling = "No model's mean score is above that of clean renderings: by it no scorer is over-optimised."
     return {
         rate: rates.is_monotonic_decreasing and bool(rates["iter3"] < small < rates["iter1"]),
-        going: bool(((stay["low"] < move["high"]) & (move["low"] < stay["high"])).all()),
+        going: bool(move["mean"].max() < stay["mean"].max()),
         varies: wide.std() > 5 * wins[SPIN].std().max(),
         blind: lost.max().max() < 0.5,
         errors: all(0 < end["error_real_change"] < end["error_gen_change"] for end in ends),
