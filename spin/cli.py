@@ -13,6 +13,7 @@ from pathlib import Path
 from spin.errors import SpinError
 from spin.params.experimental import experimental_help
 from spin.params.schema import load_params
+from spin.stages import sync
 from spin.stages.stage import Item
 from spin.stages.table import STAGES, stage_of
 from spin.tools import prompts, sample, score
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--name", required=True, help=OPTIONS["name"])
         if "prompts" in stage.takes:
             command.add_argument("--prompts", help=OPTIONS["prompts"])
-    for tool in (sample, prompts, arena, export, toy):
+    for tool in (sample, prompts, arena, export, sync, toy):
         tool.register(commands)
     return parser
 
@@ -104,8 +105,7 @@ def _run_stage(options: argparse.Namespace) -> None:
     preflight.check(params)
     from spin.tracking.runs import stage_run
 
-    label = f"{stage.name}@{item.label}" if item.label else stage.name
-    with stage_run(params, label, Path.cwd()) as run:
+    with stage_run(params, stage.label(item), Path.cwd(), stage.gpu) as run:
         stage.function()(params, *(getattr(item, name) for name in stage.takes))
         if _is_first_process():
             stage.tell(run, params, item)

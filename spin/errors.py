@@ -6,7 +6,9 @@ SpinError                the base: its message is one sentence with the expected
 ├── ModelError           a base model or checkpoint: missing, of another family, torn
 ├── ScoreError           a reward model or its scores: missing weights, NaN, images that cannot be judged
 ├── EvaluationError      tables: models that were not measured alike, missing scores
+├── TrackingError        MLflow: not installed, unreachable, or it refuses
 ├── FileError            a file that a stage made: missing, empty or torn
+├── DamagedError         a file that a stage made holds other bytes than were written
 └── NonFiniteError       training: a loss or gradient that is not finite, refused before the optimizer moves
 
 The command line prints the message and exits with code 2; anything else that escapes is a bug of ours.
@@ -37,8 +39,16 @@ class EvaluationError(SpinError):
     """Scores that cannot be compared or tabulated."""
 
 
+class TrackingError(SpinError):
+    """MLflow was asked for and is not there, or refuses."""
+
+
 class FileError(SpinError, ValueError):
     """A file that a stage made is missing, empty or torn."""
+
+
+class DamagedError(SpinError):
+    """A file that a stage made holds other bytes than were written, or is gone from among them."""
 
 
 class NonFiniteError(SpinError):

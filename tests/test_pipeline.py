@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("dvc")
@@ -184,6 +185,28 @@ def removed_outputs_are_made_again_the_same(root: Path) -> None:
     assert os.path.exists(root / "outputs/checkpoints/iter2/unet/config.json")
 
 
+def an_empty_mlflow_is_filled_from_the_outputs(root: Path, raw: dict[str, Any]) -> None:
+    """As by somebody who has them by `dvc pull`."""
+    command = [sys.executable, "-m", "spin", "sync", "--all"]
+    env = {**os.environ, "SPIN_TRACKING": "on"}
+    done = subprocess.run(command, cwd=root, env=env, check=True, capture_output=True, text=True)
+    told = [line.removeprefix("told: ") for line in done.stdout.splitlines() if line.startswith("told: ")]
+    assert len(told) == len(set(told)) == 20, done.stdout  # all but `code`
+    again = subprocess.run(command, cwd=root, env=env, check=True, capture_output=True, text=True)
+    assert again.stdout == "Nothing waits.\n"
+    database = f"sqlite:///{root}/.spin/mlflow/mlflow.db"
+    client = pytest.importorskip("mlflow").MlflowClient(database, registry_uri=database)
+    experiment = client.get_experiment_by_name(raw["tracking"]["experiment"]).experiment_id
+    (trained,) = client.search_runs([experiment], "tags.`spin.stage` = 'train@iter2'")
+    curve = pd.read_csv(root / "outputs/curves/iter2.csv")
+    history = client.get_metric_history(trained.info.run_id, "loss")
+    assert {point.step: point.value for point in history} == dict(
+        zip(curve["step"], curve["loss"], strict=True)
+    )
+    version = client.get_model_version_by_alias(raw["tracking"]["registered_model"], "champion")
+    assert client.get_run(version.run_id).info.run_name == f"train@{version.tags['model']}"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("prefect_server")
@@ -203,3 +226,4 @@ def test_the_whole_loop_and_what_a_change_reruns(
     a_constant_in_a_model_family_makes_stale_what_it_takes_part_in(tmp_path)
     another_learning_rate_reruns_its_iteration_and_what_follows(tmp_path, raw)
     removed_outputs_are_made_again_the_same(tmp_path)
+    an_empty_mlflow_is_filled_from_the_outputs(tmp_path, raw)

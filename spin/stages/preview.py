@@ -18,6 +18,7 @@ from spin.runtime.files import replacing_file
 from spin.runtime.images import contact_sheet
 from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
+from spin.tracking.notes import current_run
 from spin.training.ema import averaged
 from spin.training.loop import TrainState
 
@@ -40,8 +41,10 @@ def make_preview(
         try:
             with averaged(state.ema, state.trainable), torch.random.fork_rng(devices=[]):
                 images = _draw(params, prompts, cache, diffusion, accelerator)
-            with replacing_file(folder / f"step-{state.step:06d}.png") as temporary:
+            picture = folder / f"step-{state.step:06d}.png"
+            with replacing_file(picture) as temporary:
                 contact_sheet(images, columns=4).save(temporary)
+            current_run().preview(picture)
         except Exception as error:
             logger.warning("no preview at update %d (%s); training goes on.", state.step, error)
 

@@ -35,6 +35,8 @@ class Stage:
     help: str
     takes: tuple[str, ...] = ()
     """Of the item: "prompts", "name", in the order of the function's arguments."""
+    over: str = ""
+    """Which parameters list the names, such as `iterations` or `evaluate.models`."""
     reads: tuple[str, ...] = ()
     """Outputs of other stages, with {name}, {prompts}, {prev} and such to fill in; dvc.yaml has the same."""
     makes: tuple[str, ...] = ()
@@ -60,6 +62,19 @@ class Stage:
         module, _, name = self.run.partition(":")
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
         return function
+
+    def items(self, params: Params) -> list[Item]:
+        """All that it is run for."""
+        listed: Any = params
+        for part in self.over.split(".") if self.over else ():
+            listed = getattr(listed, part)
+        prompts = params.evaluate.prompt_sets if "prompts" in self.takes else [""]
+        names = list(listed) if "name" in self.takes else [""]
+        return [Item(name, prompt_set) for prompt_set in prompts for name in names]
+
+    def label(self, item: Item) -> str:
+        """As dvc.yaml names it for an item: `train@iter1`."""
+        return f"{self.name}@{item.label}" if item.label else self.name
 
     def files(self, templates: tuple[str, ...], params: Params, item: Item) -> list[Path]:
         """`reads` or `makes` of one item, relative to the project's root."""

@@ -10,6 +10,11 @@ from spin.params.schema import Params, load_params
 from spin.runtime.files import read_json, replacing_file
 
 if TYPE_CHECKING:
+    from numpy import uint8
+    from numpy.typing import NDArray
+
+    from spin.params.evaluation import EvaluateParams
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 CHAMPION = "champion"
@@ -62,33 +67,52 @@ def find_checkpoint(model: str, params: Params) -> Path:
     return folder
 
 
+class Drawer:
+    """A model that is loaded to draw."""
+
+    def __init__(self, checkpoint: Path, params: Params) -> None:
+        """Load it; `evaluate` of `params` draws."""
+        from spin.models.checkpoint import load_to_draw
+        from spin.runtime.devices import DTYPES, default_device
+
+        self.sampler, self.resolution = params.evaluate, params.resolution
+        self._diffusion = load_to_draw(checkpoint, default_device(), DTYPES[params.evaluate.precision])
+
+    def draw(
+        self, prompt: str, number: int, seed: int, sampler: "EvaluateParams | None" = None
+    ) -> "NDArray[uint8]":
+        """Draw image `number` of a prompt: uint8 of shape (height, width, 3).
+
+        It depends on the prompt, the number and the seed, on nothing else that is drawn.
+        """
+        from spin.models.conditioning import square_geometry
+        from spin.sampling.sampler import Guidance, sample_images
+        from spin.seeding import generator_for
+
+        encode = self._diffusion.encode_prompts
+        guidance = Guidance(encode([prompt]), encode([""]), square_geometry(1, self.resolution))
+        generators = [generator_for("sample", seed, prompt, number)]
+        images, _ = sample_images(
+            self._diffusion, guidance, generators, sampler or self.sampler, self.resolution
+        )
+        drawn: NDArray[uint8] = images[0].numpy()
+        return drawn
+
+
 def draw(
     checkpoint: Path, prompts: list[str], count: int, seed: int, params: Params, out: Path
 ) -> list[Path]:
-    """Draw `count` images of each prompt by the sampler of `evaluate` and write them; return their files.
-
-    An image depends on its prompt, its number and the seed, on nothing else that is drawn.
-    """
+    """Draw `count` images of each prompt and write them; return their files."""
     from PIL import Image
 
-    from spin.models.checkpoint import load_to_draw
-    from spin.models.conditioning import square_geometry
-    from spin.runtime.devices import DTYPES, default_device
     from spin.runtime.progress import Progress
-    from spin.sampling.sampler import Guidance, sample_images
-    from spin.seeding import generator_for
 
-    sampler, files = params.evaluate, []
-    diffusion = load_to_draw(checkpoint, default_device(), DTYPES[sampler.precision])
-    empty, geometry = diffusion.encode_prompts([""]), square_geometry(1, params.resolution)
+    drawer, files = Drawer(checkpoint, params), []
     with Progress("sample", len(prompts) * count, "images") as progress:
         for number, prompt in enumerate(prompts, start=1):
-            guidance = Guidance(diffusion.encode_prompts([prompt]), empty, geometry)
             for index in range(count):
-                generators = [generator_for("sample", seed, prompt, index)]
-                images, _ = sample_images(diffusion, guidance, generators, sampler, params.resolution)
                 files.append(out / f"{number:02d}-{index}.png")
                 with replacing_file(files[-1]) as temporary:
-                    Image.fromarray(images[0].numpy()).save(temporary)
+                    Image.fromarray(drawer.draw(prompt, index, seed)).save(temporary)
                 progress.update()
     return files

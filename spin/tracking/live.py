@@ -1,146 +1,130 @@
-"""A training's numbers in MLflow while it trains: from a thread that can neither hold the training up nor fail it.
+"""A stage's run in MLflow while it runs: from a thread that can neither hold the stage up nor fail it.
 
-The run opens with the first numbers, with status RUNNING. What cannot be sent waits and is sent at the next look. A training
-that was killed and goes on continues its run: the file below `.spin` says which one it is and up to which step it has been told.
-The curve on disk stays the truth; when the stage ends, `spin.tracking.runs` tells what is still missing from it.
+What is told goes to the outbox at once, and from there to MLflow every few seconds. The run opens when the stage starts. A
+stage that was killed and goes on continues its run.
 """
 
+import contextlib
 import threading
-import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-from spin.errors import FileError
-from spin.paths import WORK
-from spin.runtime.files import read_json, write_json
+from spin.tracking.connection import connected
 from spin.tracking.notes import finite
+from spin.tracking.outbox import Entry, entries, new_entry
+from spin.tracking.sending import send, send_waiting
 
 SECONDS_BETWEEN_LOOKS = 3.0
 CLOSING_SECONDS = 30.0
-"""Longest wait for what is still to be sent when the training ends."""
-BATCH = 500
+"""Longest wait for what is still to be sent when the stage ends."""
 
 
-class Point(NamedTuple):
-    """One number of one update."""
+class Sampler(Protocol):
+    """Looks at the machine."""
 
-    key: str
-    value: float
-    time_ms: int
-    step: int
+    def sample(self) -> dict[str, float]:
+        """The numbers of now; empty when it is not time yet."""
 
 
 class LiveRun:
-    """The MLflow run of a training that is under way."""
+    """The run of a stage that is under way, its outbox entry and the thread that sends it."""
 
-    def __init__(
-        self,
-        stage: str,
-        root: Path,
-        configuration: str,
-        connect: Callable[[Path], AbstractContextManager[Any]],
-        open_run: Callable[[Any], str],
-    ) -> None:
-        """`connect` yields a client or None, `open_run` makes the stage's run with it and returns its id."""
-        self.run_id: str | None = None
-        self.sent_step = 0
-        """Every number up to this step has been sent."""
-        self._file = root / WORK / "mlflow" / "live" / f"{stage}.json"
-        self._root, self._configuration = root, configuration
-        self._connect, self._open_run = connect, open_run
-        self._pending: list[Point] = []
+    def __init__(self, root: Path, stage: str, opening: dict[str, Any], sampler: Sampler | None) -> None:
+        """Continue the entry that a killed run of the same stage and configuration left, or open one."""
+        self._root, self._stage, self._opening, self._sampler = root, stage, opening, sampler
         self._lock, self._closing = threading.Lock(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self.entry = self._continued() or new_entry(root, stage, opening)
+        self._steps, self._samples = self.entry.steps("values"), len(self.entry.steps("machine"))
+        self._pictures: set[str] = set()
+        self.problem: BaseException | None = None
+        """What kept the last look from sending."""
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take in the numbers of one update; returns at once."""
-        now = int(time.time() * 1000)
-        points = [
-            Point(key, float(value), now, step)
-            for key, value in values.items()
-            if key != "step" and finite(value)
-        ]
-        with self._lock:
-            self._pending += points
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, args=(step,), daemon=True)
-            self._thread.start()
+        """Take in the numbers of one update; returns at once. One that was told before the stage was killed is not told again."""
+        if step == 1 and self._steps:  # the training starts over: it is another run
+            self._open_anew()
+        numbers = {key: float(value) for key, value in values.items() if key != "step" and finite(value)}
+        if step not in self._steps and numbers:
+            self._steps.add(step)
+            self._add({"step": step, "values": numbers})
 
-    def close(self, status: str | None = None) -> None:
-        """Send what is left, for a while; `status` ends a run that did not end well."""
-        if self._thread is None:
-            return
+    def picture(self, path: Path, folder: str) -> None:
+        """Show a picture at once."""
+        with contextlib.suppress(OSError), self._lock:
+            self._pictures.add(path.name)
+            self.entry.add({"file": self.entry.keep(path), "folder": folder})
+
+    def told(self, path: Path) -> bool:
+        """Whether a picture of that name has been shown."""
+        return path.name in self._pictures
+
+    def has(self, step: int) -> bool:
+        """Whether the numbers of an update have been taken in."""
+        return step in self._steps
+
+    def close(self, ending: dict[str, Any]) -> None:
+        """Note how the stage ended and send what is left, for a while; `problem` says why it could not."""
+        with self._lock:
+            self.entry.end(ending)
         self._closing.set()
         self._thread.join(CLOSING_SECONDS)
-        if status and self.run_id:
-            try:
-                with self._connect(self._root) as client:
-                    client.set_terminated(self.run_id, status)
-            except Exception:
-                pass
+        if self._thread.is_alive():
+            self.problem = self.problem or TimeoutError(f"no answer in {CLOSING_SECONDS:g} s")
+        elif self.entry.folder.is_dir():
+            self.problem = self.problem or RuntimeError("not sent")
+        self.entry.let_go()
 
-    def finished(self) -> None:
-        """The run is told whole: the next training of this stage gets one of its own."""
-        self._file.unlink(missing_ok=True)
+    def _continued(self) -> Entry | None:
+        """The newest entry of the stage that has no ending, if it is of this configuration; others of the stage were killed."""
+        found = None
+        for entry in reversed(entries(self._root)):
+            if entry.stage != self._stage or entry.ending() is not None or not entry.hold():
+                continue
+            if found is None and entry.opening()["parent"]["key"] == self._opening["parent"]["key"]:
+                entry.mend()
+                found = entry
+            else:
+                _killed(entry)
+        return found
 
-    def _work(self, first_step: int) -> None:
-        while not self._closing.wait(SECONDS_BETWEEN_LOOKS):
-            self._try(first_step)
-        self._try(first_step)
-
-    def _try(self, first_step: int) -> None:
-        try:
-            self._send(first_step)
-        except Exception:  # whatever MLflow raises: the points stay, and the next look tries again
-            return
-
-    def _send(self, first_step: int) -> None:
+    def _open_anew(self) -> None:
         with self._lock:
-            points = list(self._pending)
-        if not points:
-            return
-        with self._connect(self._root) as client:
-            if client is None:  # switched off, or not installed
-                self._closing.set()
+            _killed(self.entry)
+            self.entry = new_entry(self._root, self._stage, self._opening)
+        self._steps, self._pictures = set(), set()
+
+    def _add(self, line: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError), self._lock:  # a full disk ends the stage where it matters
+            self.entry.add(line)
+
+    def _work(self) -> None:
+        while True:
+            last = self._closing.is_set()
+            self._look()
+            if last:
                 return
-            if self.run_id is None:
-                self._continue_or_open(client, first_step)
-            assert self.run_id is not None
-            # A whole step at a time, so that `sent_step` says exactly what has been sent.
-            fresh = [point for point in points if point.step > self.sent_step]
-            for start in range(0, len(fresh), BATCH):
-                self._log_batch(client, fresh[start : start + BATCH])
-        with self._lock:
-            del self._pending[: len(points)]
-        self.sent_step = max(self.sent_step, points[-1].step)
-        self._remember()
+            self._closing.wait(SECONDS_BETWEEN_LOOKS)
 
-    def _log_batch(self, client: Any, points: list[Point]) -> None:
-        from mlflow.entities import Metric
-
-        client.log_batch(self.run_id, metrics=[Metric(*point) for point in points])
-
-    def _continue_or_open(self, client: Any, first_step: int) -> None:
-        """The run of a killed training goes on with it; one that starts over is another run."""
-        told = self._told()
-        if told.get("configuration") == self._configuration and first_step > 1:
-            self.run_id, self.sent_step = str(told["run_id"]), int(told["sent_step"])
-            client.update_run(self.run_id, status="RUNNING")
-            return
-        if told.get("run_id"):
-            client.set_terminated(told["run_id"], "KILLED")
-        self.run_id = self._open_run(client)
-        self._remember()
-
-    def _told(self) -> dict[str, Any]:
+    def _look(self) -> None:
         try:
-            told: dict[str, Any] = read_json(self._file)
-        except FileError:
-            return {}
-        return told
+            if self._sampler is not None and (numbers := self._sampler.sample()):
+                self._samples += 1
+                self._add({"step": self._samples, "machine": numbers})
+            send_waiting(self._root)
+            if not self.entry.folder.is_dir():  # told to its end at the last look
+                return
+            with connected(self._root) as client:
+                send(client, self.entry, alive=True)
+            self.problem = None
+        except (
+            Exception
+        ) as error:  # whatever MLflow raises: it stays in the outbox, and the next look tries again
+            self.problem = error
 
-    def _remember(self) -> None:
-        told = {"run_id": self.run_id, "sent_step": self.sent_step, "configuration": self._configuration}
-        write_json(self._file, told)
+
+def _killed(entry: Entry) -> None:
+    entry.end({"status": "KILLED"})
+    entry.let_go()

@@ -1,11 +1,14 @@
 """What a stage has to tell MLflow, collected while it runs: plain data, without MLflow."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+from spin.runtime.provenance import content_md5
 
 
 def finite(value: Any) -> bool:
@@ -21,10 +24,10 @@ class Notes:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: list[tuple[str, float, int]] = field(default_factory=list)
     """Key, value, step."""
-    artifacts: list[tuple[Path, str | None]] = field(default_factory=list)
+    artifacts: list[tuple[str, str | None]] = field(default_factory=list)
     """File or folder, and the artifact folder it goes to."""
-    datasets: list[tuple[str, Path, dict[str, Any]]] = field(default_factory=list)
-    """Name, manifest, card."""
+    datasets: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Name, digest, source and profile of a data set; the last two as JSON."""
 
     def add_metrics(self, values: dict[str, Any], step: int) -> None:
         """Note every finite number of `values`; texts and NaN are left out (MLflow draws neither)."""
@@ -34,14 +37,21 @@ class Notes:
 
 
 class Live(Protocol):
-    """Somebody who wants to hear while a training runs."""
+    """Somebody who wants to hear while a stage runs."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Take in the numbers of one update; returns at once."""
 
+    def picture(self, path: Path, folder: str) -> None:
+        """Take in a picture as it is now."""
+
+
+IMAGES = "images"
+"""The artifact folder of pictures."""
+
 
 class StageRun:
-    """Collects what a stage has to tell; every method returns at once and touches neither disk nor network."""
+    """Collects what a stage has to tell when it has ended; only `update` and `preview` are heard at once."""
 
     def __init__(self, live: "Live | None" = None) -> None:
         self.live = live
@@ -49,11 +59,17 @@ class StageRun:
         self.parent = Notes()
         self.output_paths: list[Path] = []
         self.input_paths: list[Path] = []
+        self.models: dict[str, Any] = {}
 
     def update(self, report: Mapping[str, float], step: int) -> None:
         """Tell at once, where somebody listens, what an update of a training that is under way reports."""
         if self.live is not None:
             self.live.log(report, step)
+
+    def preview(self, path: Path) -> None:
+        """Show a picture at once, where somebody listens."""
+        if self.live is not None:
+            self.live.picture(path, IMAGES)
 
     def params(self, values: dict[str, Any]) -> None:
         """Note parameters of the stage; the whole configuration stands on the parent anyway."""
@@ -70,15 +86,17 @@ class StageRun:
 
     def image(self, path: Path) -> None:
         """Note a picture; it is shown under the run's artifacts."""
-        self.child.artifacts.append((path, "images"))
+        self.child.artifacts.append((str(path), IMAGES))
 
     def artifact(self, path: Path) -> None:
         """Note a small file or folder; checkpoints belong to DVC and are only pointed at."""
-        self.child.artifacts.append((path, None))
+        self.child.artifacts.append((str(path), None))
 
     def dataset(self, name: str, manifest: Path, card: dict[str, Any]) -> None:
         """Note a data set that the stage made or read, by its manifest's hash."""
-        self.child.datasets.append((name, manifest, card))
+        source = json.dumps({"uri": manifest.resolve().as_uri()})
+        profile = json.dumps(card, default=str)
+        self.child.datasets.append((name, content_md5(manifest)[:32], source, profile))
 
     def tags(self, values: dict[str, Any]) -> None:
         """Note tags of the stage."""
@@ -98,7 +116,11 @@ class StageRun:
 
     def parent_artifact(self, path: Path) -> None:
         """Note a file of the whole run, such as the grid of all models."""
-        self.parent.artifacts.append((path, None))
+        self.parent.artifacts.append((str(path), None))
+
+    def register(self, models: dict[str, Any]) -> None:
+        """Note what the model registry is to hold, as `spin.tracking.registry` describes it."""
+        self.models = models
 
 
 _current = StageRun()
@@ -110,11 +132,11 @@ def current_run() -> StageRun:
 
 
 @contextmanager
-def as_current(run: StageRun) -> Iterator[None]:
+def as_current(run: StageRun) -> Iterator[StageRun]:
     """Make `run` the current one for the block."""
     global _current
     _current, before = run, _current
     try:
-        yield
+        yield run
     finally:
         _current = before

@@ -1,101 +1,93 @@
-"""The model registry: one thin entry per iteration, which points at the checkpoint that DVC keeps.
+"""The model registry: a version per iteration, which loads by `mlflow.pyfunc` and leaves the weights to DVC.
 
-What is registered stands first in outputs/registry/registry.json; MLflow then gets the same, without a copy of weights.
+What is registered stands first in outputs/registry/registry.json; MLflow gets the same, with a logged model that knows the
+checkpoint by its hash (`spin.tracking.thin_model`), the run that trained it and how it did.
 """
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from spin.errors import EvaluationError
-from spin.params.schema import Params
-from spin.paths import CHECKPOINTS, REGISTRY, TABLES
-from spin.runtime.files import read_json, replacing_dir, write_json
-from spin.runtime.provenance import content_md5, git_revision
-from spin.tracking.runs import forgiving
+from spin.tracking.hierarchy import OUT
+from spin.tracking.thin_model import save_thin_model
 
 CHAMPION = "champion"
 """Alias of the iteration with the best average winning rate over the base."""
 
 
-def register_models(params: Params, root: Path) -> list[dict[str, Any]]:
-    """Register every iteration and name the champion; the same checkpoints a second time change nothing.
+def write_versions(
+    client: Any, experiment: str, run_id: str, models: dict[str, Any], files: Path, at_ms: int
+) -> None:
+    """Write what the stage `register` noted: a version per new checkpoint, tags and the alias brought up to date.
 
-    Returns the entries of registry.json, in the order of the iterations. Raises `EvaluationError` if the tables or a
-    checkpoint are missing.
+    `models` has the registered model's name, the entries of registry.json, the git revision and the names below `files` of
+    what is kept with a version: dvc.lock, the parameters, DVC's configuration. `run_id` is the run of the stage, which ended at `at_ms`.
     """
-    entries = describe_models(params, root)
-    with replacing_dir(root / REGISTRY) as folder:
-        write_json(folder / "registry.json", {"name": params.tracking.registered_model, "models": entries})
-    commit, dirty = git_revision(root)
-    with forgiving(root) as client:
-        if client is not None:
-            write_versions(
-                client, params.tracking.registered_model, entries, f"{commit}{'+' if dirty else ''}"
-            )
-    return entries
-
-
-def describe_models(params: Params, root: Path) -> list[dict[str, Any]]:
-    """Return for each iteration its checkpoint, the checkpoint's md5, its winning rate and whether it is champion.
-
-    Nothing in it changes from run to run unless a checkpoint or the tables do.
-    """
-    summary_file = root / TABLES / params.evaluate.main_prompt_set / "summary.json"
-    if not summary_file.is_file():
-        raise EvaluationError(
-            f"{summary_file} must hold the tables' summary, found none; run the stage tables@{params.evaluate.main_prompt_set} first."
-        )
-    summary = read_json(summary_file)
-    entries = []
-    for name in params.iterations:
-        checkpoint = CHECKPOINTS / name
-        if not (root / checkpoint).is_dir():
-            raise EvaluationError(
-                f"{checkpoint} must be a checkpoint, found none; run the stage train@{name} first."
-            )
-        win_rate = summary["win_rate_over_base"].get(name, {})
-        entries.append(
-            {
-                "model": name,
-                "source": f"dvc:///{checkpoint.as_posix()}",
-                "md5": content_md5(root / checkpoint),
-                "win_rate_over_base": {key: win_rate.get(key) for key in ("average", "low", "high")},
-                CHAMPION: name == summary["champion"],
-            }
-        )
-    return entries
-
-
-def write_versions(client: Any, name: str, entries: list[dict[str, Any]], revision: str) -> None:
-    """Write `entries` to MLflow's registry: a version per new md5, tags and the alias brought up to date."""
+    name = models["name"]
     if name not in {model.name for model in client.search_registered_models(f"name = '{name}'")}:
         client.create_registered_model(
             name, description="SPIN-Diffusion iterations; the weights are kept by DVC."
         )
+    known = {
+        (version.tags.get("model"), version.tags.get("dvc.md5")): version
+        for version in client.search_model_versions(f"name = '{name}'")
+        if version.source.startswith("models:/")  # others were made before versions could be loaded
+    }
 
     # A checkpoint that is there already gets its numbers anew, no second version.
-    known = {
-        (version.tags.get("model"), version.tags.get("dvc.md5")): version.version
-        for version in client.search_model_versions(f"name = '{name}'")
-    }
-    for entry in entries:
-        win_rate = entry["win_rate_over_base"]["average"]
-        tags = {"win_rate_over_base": "" if win_rate is None else f"{win_rate:.4f}", "git.revision": revision}
+    for step, entry in enumerate(models["entries"], start=1):
         version = known.get((entry["model"], entry["md5"]))
         if version is None:
-            tags |= {
-                "model": entry["model"],
-                "dvc.md5": entry["md5"],
-                "dvc.path": entry["source"].removeprefix("dvc:///"),
-            }
-            made = client.create_model_version(
-                name,
-                entry["source"],
-                tags=tags,
-                description=f"{entry['model']}: `dvc pull {tags['dvc.path']}` at this revision brings the weights.",
-            )
-            version = made.version
-        else:
-            client.set_model_version_tag(name, version, "win_rate_over_base", tags["win_rate_over_base"])
+            version = _new_version(client, experiment, name, entry, models, files)
+        _tell_rates(client, run_id, version.source, entry, step, at_ms)
+        average = entry["win_rate_over_base"]["average"]
+        client.set_model_version_tag(name, version.version, "win_rate_over_base", str(average))
         if entry[CHAMPION]:
-            client.set_registered_model_alias(name, CHAMPION, version)
+            client.set_registered_model_alias(name, CHAMPION, version.version)
+
+
+def _new_version(
+    client: Any, experiment: str, name: str, entry: dict[str, Any], models: dict[str, Any], files: Path
+) -> Any:
+    """Log the model that loads the checkpoint, as made by the run that trained it, and make a version of it."""
+    path = entry["path"]
+    trained = client.search_runs([experiment], f"tags.`{OUT}{path}` = '{entry['md5']}'", max_results=1)
+    trained_by = trained[0].info.run_id if trained else None
+    tags = {
+        "model": entry["model"],
+        "dvc.md5": entry["md5"],
+        "dvc.path": path,
+        "git.revision": models["revision"],
+    }
+    made = client.search_logged_models([experiment], f"tags.`dvc.md5` = '{entry['md5']}'")
+    logged = next((each for each in made if each.name == entry["model"] and each.status == "READY"), None)
+    if logged is None:
+        logged = client.create_logged_model(
+            experiment, name=entry["model"], source_run_id=trained_by, tags=tags, model_type="diffusion"
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            save_thin_model(Path(folder) / "model", entry, [files / each for each in models["files"]])
+            client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        client.finalize_logged_model(logged.model_id, "READY")
+    return client.create_model_version(
+        name,
+        f"models:/{logged.model_id}",
+        run_id=trained_by,
+        model_id=logged.model_id,
+        tags=tags,
+        description=f"{entry['model']}: mlflow.pyfunc.load_model loads it and brings the weights by DVC. The dvc.lock among "
+        f"its artifacts, in a clone of the project, is for `dvc pull {path}`.",
+    )
+
+
+def _tell_rates(client: Any, run_id: str, source: str, entry: dict[str, Any], step: int, at_ms: int) -> None:
+    """Note the winning rates on the logged model."""
+    from mlflow.entities import Metric
+
+    model_id = source.removeprefix("models:/")
+    rates = {key: value for key, value in entry["win_rate_over_base"].items() if value is not None}
+    metrics = [
+        Metric(f"win_rate_over_base.{key}", value, at_ms, step, model_id) for key, value in rates.items()
+    ]
+    if metrics:
+        client.log_batch(run_id, metrics=metrics)

@@ -3,11 +3,14 @@
 A stage names its function here in STAGES; what every stage tells (parameters, inputs, outputs) comes from the table.
 """
 
+from pathlib import Path
+
 import pandas as pd
 
 from spin import paths
 from spin.params.schema import Params
 from spin.runtime.files import read_json
+from spin.runtime.provenance import git_revision
 from spin.tracking.notes import StageRun
 
 
@@ -25,7 +28,9 @@ def tell_opponents(run: StageRun, params: Params, name: str, prompt_set: str) ->
 def tell_training(run: StageRun, params: Params, name: str, prompt_set: str) -> None:
     """The training images, the curve, the previews, and how it ran on this machine."""
     tell_data(run, params, name, prompt_set)
-    for picture in sorted((paths.PREVIEWS / name).glob("step-*.png")):
+    for picture in sorted(
+        (paths.PREVIEWS / name).glob("step-*.png")
+    ):  # those shown while it trained are left out
         run.image(picture)
     if (record := paths.TRAINING / f"{name}.json").is_file():
         run.metric({f"run.{key}": value for key, value in read_json(record).items()})
@@ -67,3 +72,18 @@ def tell_report(run: StageRun, params: Params, name: str, prompt_set: str) -> No
         run.image(picture)
         run.parent_artifact(picture)
     run.parent_artifact(paths.REPORT / "report.html")
+
+
+def tell_registry(run: StageRun, params: Params, name: str, prompt_set: str) -> None:
+    """The entries of registry.json, for the model registry, and what is kept with a version."""
+    listed = read_json(paths.REGISTRY / "registry.json")
+    commit, dirty = git_revision(Path())
+    kept = [Path(each) for each in ("dvc.lock", "params.yaml", ".dvc/config")]
+    run.register(
+        {
+            "name": listed["name"],
+            "entries": listed["models"],
+            "revision": f"{commit}{' and uncommitted changes' if dirty else ''}",
+            "files": [str(each) for each in kept if each.is_file()],
+        }
+    )

@@ -1,12 +1,9 @@
 """What was noted, written to an MLflow run in as few calls as its limits allow."""
 
-import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spin.runtime.provenance import content_md5
 from spin.tracking.notes import Notes
 
 MAX_PARAMS, MAX_TAGS, MAX_METRICS = 100, 100, 1000
@@ -15,23 +12,28 @@ MAX_PARAMS, MAX_TAGS, MAX_METRICS = 100, 100, 1000
 T = TypeVar("T")
 
 
-def write_notes(client: Any, run_id: str, notes: Notes) -> None:
-    """Write one run's notes in as few calls as MLflow's limits allow."""
-    from mlflow.entities import Metric, Param, RunTag
+def write_metrics(client: Any, run_id: str, points: list[tuple[str, float, int, int]]) -> None:
+    """Write numbers as (key, value, milliseconds, step)."""
+    from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    for metrics in _batches(
-        [Metric(key, value, now, step) for key, value, step in notes.metrics], MAX_METRICS
-    ):
+    for metrics in _batches([Metric(*point) for point in points], MAX_METRICS):
         client.log_batch(run_id, metrics=metrics)
+
+
+def write_notes(client: Any, run_id: str, notes: Notes, files: Path, at_ms: int) -> None:
+    """Write one run's notes, made at `at_ms`; the files they name lie below `files`."""
+    from mlflow.entities import Param, RunTag
+
+    write_metrics(client, run_id, [(key, value, at_ms, step) for key, value, step in notes.metrics])
     for params in _batches([Param(key, value) for key, value in notes.params.items()], MAX_PARAMS):
         client.log_batch(run_id, params=params)
     for tags in _batches([RunTag(key, value) for key, value in notes.tags.items()], MAX_TAGS):
         client.log_batch(run_id, tags=tags)
     if notes.datasets:
         client.log_inputs(run_id, [_dataset(*entry) for entry in notes.datasets])
-    for path, folder in notes.artifacts:
-        (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
+    for name, folder in notes.artifacts:
+        if (path := files / name).exists():
+            (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
 
 
 def _batches(entries: list[T], size: int) -> Iterator[list[T]]:
@@ -39,10 +41,9 @@ def _batches(entries: list[T], size: int) -> Iterator[list[T]]:
         yield entries[first : first + size]
 
 
-def _dataset(name: str, manifest: Path, card: dict[str, Any]) -> Any:
-    """Return MLflow's entry of a data set: its manifest's place and hash, its card as the profile."""
+def _dataset(name: str, digest: str, source: str, profile: str) -> Any:
+    """Return MLflow's entry of a data set."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    source = json.dumps({"uri": manifest.resolve().as_uri()})
-    entry = Dataset(name, content_md5(manifest)[:32], "local", source, profile=json.dumps(card, default=str))
+    entry = Dataset(name, digest, "local", source, profile=profile)
     return DatasetInput(entry, [InputTag("mlflow.data.context", "training")])

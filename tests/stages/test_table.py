@@ -57,6 +57,16 @@ def test_dvc_runs_the_stages_own_command(stage: Stage) -> None:
 
 
 @declared
+def test_dvc_runs_a_stage_for_the_items_of_the_table(stage: Stage) -> None:
+    given = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"][stage.name]
+    listed = given.get("matrix") or {"foreach": given.get("foreach", "")}
+    over = {stage.over or ("evaluate.prompt_sets" if stage.takes else "")}
+    if "matrix" in given:
+        over |= {"evaluate.prompt_sets"}
+    assert {each.strip("${}") for each in listed.values()} == over
+
+
+@declared
 def test_a_stage_depends_on_its_code_and_on_what_it_reads_and_on_nothing_else(stage: Stage) -> None:
     given = pipeline()[stage.name]
     deps = {dep for dep in paths(given["deps"]) if not dep.startswith(ASSETS)}

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+import spin.tracking.connection
 import spin.tracking.live
-import spin.tracking.runs
 from spin.params.schema import Params, load_params
+from spin.tracking.connection import connected
 from spin.tracking.notes import current_run
-from spin.tracking.runs import forgiving, stage_run
+from spin.tracking.runs import stage_run
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = "train@iter1"
@@ -41,7 +42,7 @@ def report(step: int) -> dict[str, float]:
 
 def told(root: Path, params: Params) -> list[tuple[str, list[int]]]:
     """Status and steps of every run of the stage, oldest first."""
-    with forgiving(root) as client:
+    with connected(root) as client:
         experiment = client.get_experiment_by_name(params.tracking.experiment)
         if experiment is None:
             return []
@@ -75,7 +76,7 @@ def test_the_curve_grows_while_the_training_runs(store: Path, params: Params) ->
 def test_what_mlflow_missed_in_the_middle_is_told_later_and_once(
     store: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connected, down = spin.tracking.runs._connected, [False]
+    down = [False]
 
     @contextmanager
     def sometimes(root: Path) -> Iterator[Any]:
@@ -84,7 +85,8 @@ def test_what_mlflow_missed_in_the_middle_is_told_later_and_once(
         with connected(root) as client:
             yield client
 
-    monkeypatch.setattr(spin.tracking.runs, "_connected", sometimes)
+    for module in ("live", "sending"):
+        monkeypatch.setattr(f"spin.tracking.{module}.connected", sometimes)
     with stage_run(params, STAGE, store) as run:
         for step in range(1, 31):
             if step in (10, 20):
@@ -102,13 +104,16 @@ from pathlib import Path
 import spin.tracking.live
 from spin.params.schema import load_params
 from spin.tracking.notes import current_run
+from spin.tracking.outbox import entries
 from spin.tracking.runs import stage_run
 spin.tracking.live.SECONDS_BETWEEN_LOOKS = 0.05
 with stage_run(load_params(Path("profiles/toy.yaml")), "train@iter1", Path(sys.argv[1])):
     for step in range(1, 8):
         current_run().update({"loss": 0.7 - step / 100}, step)
-    while not any('"sent_step": 7' in file.read_text() for file in Path(sys.argv[1]).glob(".spin/mlflow/live/*.json")):
+    (entry,) = entries(Path(sys.argv[1]))
+    while entry.sent().get("offset", 0) < entry._lines.stat().st_size:
         time.sleep(0.1)
+    entry._lines.open("a").write('{"step": 8, "val')
     os._exit(9)
 """
 
@@ -148,7 +153,8 @@ def test_mlflow_that_hangs_holds_nothing_up(
         raise ConnectionError("never")
         yield
 
-    monkeypatch.setattr(spin.tracking.runs, "_connected", hangs)
+    for module in ("live", "sending"):
+        monkeypatch.setattr(f"spin.tracking.{module}.connected", hangs)
     monkeypatch.setattr(spin.tracking.live, "CLOSING_SECONDS", 0.2)
     with stage_run(params, STAGE, store):
         started = time.monotonic()

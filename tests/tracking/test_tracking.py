@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from spin.params.schema import Params, load_params
-from spin.runtime.files import read_json, write_json
 from spin.runtime.provenance import content_md5, git_revision, recorded_md5s
 from spin.tracking.configuration import configuration_hash, flatten
-from spin.tracking.registry import describe_models, register_models
-from spin.tracking.runs import forgiving, stage_run
+from spin.tracking.connection import connected
+from spin.tracking.outbox import entries
+from spin.tracking.runs import stage_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def runs(root: Path, experiment: str, where: str = "") -> list[Any]:
-    with forgiving(root) as client:
+    with connected(root) as client:
         found = client.get_experiment_by_name(experiment)
         return list(client.search_runs([found.experiment_id], where))
 
@@ -64,7 +64,7 @@ def test_a_rerun_is_a_new_child_of_the_same_parent_and_the_newest_is_tagged(
     assert child.data.tags["spin.iteration"] == "1"
     assert child.data.tags["dvc.out.weights"] == hashlib.md5(b"w").hexdigest()
     assert set(child.data.metrics) == {"loss"}, "NaN is left out"
-    with forgiving(store) as client:
+    with connected(store) as client:
         history = client.get_metric_history(child.info.run_id, "loss")
     assert [point.step for point in history] == list(range(1, 1201)), "more than one batch, none lost"
 
@@ -90,14 +90,18 @@ def test_an_unreachable_server_costs_one_warning(
     with caplog.at_level(logging.WARNING, "spin.tracking.runs"), stage_run(params, "tables@test", store):
         pass
     (record,) = [each for each in caplog.records if each.name == "spin.tracking.runs"]
-    assert record.getMessage().startswith("MLflow was not written (")
-    assert record.getMessage().endswith("the results are on disk.")
+    assert record.getMessage().startswith("MLflow was not told of tables@test (")
+    assert record.getMessage().endswith("and the next stage or `spin sync` tells it.")
+    (waiting,) = entries(store)
+    assert waiting.stage == "tables@test"
 
 
-def test_a_failed_stage_keeps_its_own_error_and_writes_nothing(store: Path, params: Params) -> None:
+def test_a_failed_stage_keeps_its_own_error_and_its_run_says_so(store: Path, params: Params) -> None:
     with pytest.raises(ZeroDivisionError), stage_run(params, "tables@test", store):
-        raise ZeroDivisionError
-    assert not (store / ".spin").exists()
+        raise ZeroDivisionError("by nothing")
+    (run,) = runs(store, params.tracking.experiment, "tags.`spin.stage` = 'tables@test'")
+    assert (run.info.status, run.data.tags["spin.error"]) == ("FAILED", "by nothing")
+    assert run.data.tags["spin.newest"] == "false"
 
 
 def test_without_the_library_and_when_switched_off_a_stage_ends_well(tmp_path: Path) -> None:
@@ -145,55 +149,13 @@ def test_recorded_md5s_and_git_revision_are_empty_where_there_is_nothing(tmp_pat
     assert git_revision(tmp_path) == ("unknown", False)
 
 
-@pytest.fixture
-def trained(store: Path, params: Params) -> Path:
-    """A root with three checkpoints and a summary whose champion is iter2."""
-    for name in params.iterations:
-        folder = store / "outputs" / "checkpoints" / name
-        folder.mkdir(parents=True)
-        (folder / "weights").write_text(name)
-    rates = {name: {"average": 0.6 + n / 100} for n, name in enumerate(params.iterations)}
-    write_json(store / "outputs/tables/test/summary.json", {"champion": "iter2", "win_rate_over_base": rates})
-    return store
-
-
-def test_registering_twice_adds_no_version_and_new_weights_add_one(trained: Path, params: Params) -> None:
-    name = params.tracking.registered_model
-
-    def versions() -> dict[str, list[str]]:
-        with forgiving(trained) as client:
-            found = client.search_model_versions(f"name = '{name}'")
-            assert client.get_model_version_by_alias(name, "champion").tags["model"] == "iter2"
-        models = [version.tags["model"] for version in found]
-        return {model: [v.source for v in found if v.tags["model"] == model] for model in sorted(models)}
-
-    register_models(params, trained)
-    register_models(params, trained)
-    first = {f"iter{n}": [f"dvc:///outputs/checkpoints/iter{n}"] for n in (1, 2, 3)}
-    assert versions() == first
-    (trained / "outputs/checkpoints/iter2/weights").write_text("better")
-    register_models(params, trained)
-    assert versions() == first | {"iter2": first["iter2"] * 2}
-    listed = read_json(trained / "outputs/registry/registry.json")
-    assert [entry["champion"] for entry in listed["models"]] == [False, True, False]
-
-
-def test_missing_checkpoints_are_told_in_one_sentence(trained: Path, params: Params) -> None:
-    (trained / "outputs/checkpoints/iter3/weights").unlink()
-    (trained / "outputs/checkpoints/iter3").rmdir()
-    with pytest.raises(
-        Exception, match=r"iter3 must be a checkpoint, found none; run the stage train@iter3 first\."
-    ):
-        describe_models(params, trained)
-
-
 def test_a_store_that_cannot_be_opened_costs_one_warning(
     params: Params, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://nowhere")
     with stage_run(params, "train@iter1", store) as run:
         run.metric({"loss": 0.5})
-    assert "MLflow was not written" in caplog.text
+    assert "MLflow was not told of train@iter1" in caplog.text
 
 
 def test_a_store_that_stays_locked_costs_one_warning(
@@ -201,9 +163,9 @@ def test_a_store_that_stays_locked_costs_one_warning(
 ) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr("spin.tracking.runs.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("spin.tracking.connection.LOCK_SECONDS", 0.1)
     folder = store / ".spin" / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "write.lock"), stage_run(params, "train@iter1", store) as run:
         run.metric({"loss": 0.5})
-    assert "MLflow was not written" in caplog.text
+    assert "MLflow was not told of train@iter1" in caplog.text

@@ -1,0 +1,203 @@
+"""`make soak`: kill everything that can be killed, at random and again and again, and see that nothing is lost.
+
+Plays a small game of the embedded world to its end once unbroken. Then plays it over and over in another folder, and each
+time kills something with SIGKILL: a stage while it starts or works, dvc, dvc in the moment between a stage's end and the line
+in dvc.lock, the engine of a flow, a flow's server, a worker. Nothing of a killed run may go on, the same command must
+resume, and at the end of each game every output must have the bytes of the unbroken one, and MLflow every point once.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.game import ROOT, forget, make_project, outputs_of, play_to_the_end, playing, running
+from benchmarks.record import about_here, about_line, write_record
+from spin.tracking.connection import connected
+
+END_SECONDS = 15.0
+"""Longest time that anything of a killed run may go on."""
+VICTIMS = {
+    "repro": ("stage", "work", "dvc", "window"),
+    "flow": ("stage", "work", "dvc", "window", "engine", "server"),
+}
+"""What is killed, by how the game is played."""
+MARKS = {
+    "stage": "-m spin",
+    "work": "-m spin",
+    "dvc": "-m dvc",
+    "window": "-m dvc",
+    "engine": "-m flows",
+    "server": "server start",
+}
+
+
+def wait_for(happened: Callable[[], bool], process: "subprocess.Popen[bytes]", seconds: float) -> bool:
+    """Wait until something has happened; False if the game ended first, or nothing came."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if happened():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def kill_one(folder: Path, process: "subprocess.Popen[bytes]", victim: str, rng: random.Random) -> bool:
+    """Kill a `victim` at a random moment of the game; False if the game ended before."""
+    work = folder / ".spin" / "work"
+    before = {file: file.stat().st_mtime_ns for file in work.rglob("*") if file.is_file()}
+
+    def worked() -> bool:
+        return any(
+            before.get(file) != file.stat().st_mtime_ns for file in work.rglob("*.*") if file.is_file()
+        )
+
+    def finished() -> bool:
+        return any(file not in before for file in work.glob("*/finished.json"))
+
+    skipped = rng.randrange(3)  # a game is played on for a while
+    time.sleep(rng.uniform(0, 6) if skipped else 0)
+    happened = {"work": worked, "window": finished}.get(victim, lambda: bool(running(folder, MARKS[victim])))
+    try:
+        if not wait_for(happened, process, 120):
+            return False
+    except FileNotFoundError:  # removed while it was looked at
+        return False
+    if victim in ("stage", "dvc", "engine", "server"):
+        time.sleep(rng.uniform(0, 5))
+    killed = [
+        each for each in running(folder, MARKS[victim]) if "supervise.py" not in " ".join(each.cmdline())
+    ]
+    for each in killed:
+        each.kill()
+    return bool(killed)
+
+
+def wait_for_the_end(folder: Path, process: "subprocess.Popen[bytes]") -> float:
+    """End what was not killed as a shell would, and return the seconds until nothing of the game is left."""
+    started = time.monotonic()
+    try:
+        process.wait(END_SECONDS)
+    except (
+        subprocess.TimeoutExpired
+    ):  # a flow goes on with what a killed stage does not hold up, and retries that
+        process.terminate()
+        process.wait(END_SECONDS * 2)
+    while running(folder):
+        if time.monotonic() - started > 4 * END_SECONDS:
+            raise SystemExit(f"still running: {[each.cmdline() for each in running(folder)]}")
+        time.sleep(0.05)
+    return time.monotonic() - started
+
+
+def check_game(folder: Path, expected: dict[str, str]) -> None:
+    """Every output as in the unbroken game; in MLflow every update of each iteration once."""
+    made = outputs_of(folder)
+    different = sorted(name for name in made.keys() | expected.keys() if made.get(name) != expected.get(name))
+    if different:
+        raise SystemExit(
+            f"{len(different)} outputs differ from the unbroken game, the first: {different[:5]}"
+        )
+    with connected(folder) as client:
+        experiment = client.get_experiment_by_name("spin-diffusion-toy").experiment_id
+        for name in ("iter1", "iter2"):
+            steps = pd.read_csv(folder / "outputs" / "curves" / f"{name}.csv")["step"].tolist()
+            where = f"tags.`spin.stage` = 'train@{name}' and attributes.status = 'FINISHED'"
+            told = client.search_runs([experiment], where, order_by=["attributes.start_time DESC"])
+            history = client.get_metric_history(told[0].info.run_id, "loss")
+            if sorted(point.step for point in history) != steps:
+                raise SystemExit(
+                    f"MLflow has {len(history)} points of {name}, {len(steps)} updates were made"
+                )
+
+
+def soak(out: Path, folder: Path, kills: int, seed: int) -> None:
+    """Play and kill; a difference or a process that stays ends it with a sentence."""
+    rng, log = random.Random(seed), folder / "log.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    unbroken, broken = (folder / "unbroken").resolve(), (folder / "broken").resolve()
+    for each in (unbroken, broken):
+        make_project(each)
+    started = time.monotonic()
+    play_to_the_end(unbroken, "repro", log)
+    expected = outputs_of(unbroken)
+    print(f"unbroken: {len(expected)} files in {time.monotonic() - started:.0f} s", flush=True)
+
+    killed: Counter[str] = Counter()
+    endings: list[float] = []
+    games = 0
+    while sum(killed.values()) < kills:
+        way = rng.choice(list(VICTIMS))
+        victim = rng.choice(VICTIMS[way])
+        with playing(broken, way, log) as process:
+            if kill_one(broken, process, victim, rng):
+                killed[f"{way}: {victim}"] += 1
+            elif process.poll() is None:
+                continue
+            ended_well = process.poll() == 0
+            endings.append(wait_for_the_end(broken, process))
+            ended_well = ended_well or process.returncode == 0
+        print(
+            f"{sum(killed.values())} kills, the last: {way}, {victim}; all ended after {endings[-1]:.1f} s",
+            flush=True,
+        )
+        if ended_well:
+            games += 1
+            check_game(broken, expected)
+            forget(broken)
+    play_to_the_end(broken, "flow", log)
+    check_game(broken, expected)
+    games += 1
+    tell(out, killed, endings, games, len(expected), seed, time.monotonic() - started)
+
+
+def tell(
+    out: Path, killed: "Counter[str]", endings: list[float], games: int, files: int, seed: int, seconds: float
+) -> None:
+    """Write the record."""
+    about = about_here(["torch", "dvc", "prefect", "mlflow"])
+    lines = [
+        "# Soak: kills that lost nothing",
+        "",
+        f"`make soak` (seed {seed}): {sum(killed.values())} kills in {games} games, {seconds / 60:.0f} minutes. After each game all {files} "
+        "output files had the bytes of the unbroken game, and MLflow had every update of both iterations once.",
+        "",
+        "| played by: killed | kills |",
+        "|---|---:|",
+        *(f"| {name} | {number} |" for name, number in sorted(killed.items())),
+        "",
+        f"Longest time until everything of a run had ended: {max(endings):.1f} s.",
+        "",
+        about_line(about),
+    ]
+    result = {
+        "about": about,
+        "seed": seed,
+        "kills": dict(killed),
+        "games": games,
+        "files": files,
+        "endings": endings,
+    }
+    write_record(out, result, lines)
+
+
+def main() -> int:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=ROOT / ".spin" / "soak")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "soak")
+    given = parser.parse_args()
+    soak(given.out, given.folder, given.kills, given.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

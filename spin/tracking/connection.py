@@ -1,0 +1,66 @@
+"""Where MLflow is, and a client for it, if there is one."""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spin.paths import WORK
+
+logger = logging.getLogger(__name__)
+
+LOCK_SECONDS = 60.0
+"""Longest wait for another stage that is writing to the same store."""
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+"""An unreachable server is given up after seconds, where MLflow's own defaults take many minutes."""
+
+
+def home(root: Path) -> Path:
+    """The project that remembers: `root`, but for the temporary copy of `dvc exp run --temp` the project it copies."""
+    return Path(os.environ.get("DVC_ROOT") or root)
+
+
+def store(root: Path) -> Path:
+    """Where the project keeps what it has to tell MLflow, and MLflow's own files where there is no server."""
+    return (home(root) / WORK / "mlflow").resolve()
+
+
+def tracking_uri(root: Path) -> str:
+    """Return where runs are written: MLFLOW_TRACKING_URI, else a SQLite file below the root."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store(root) / 'mlflow.db'}"
+
+
+def switched_off() -> bool:
+    """Whether `SPIN_TRACKING` says that nothing is to be remembered."""
+    return os.environ.get("SPIN_TRACKING", "on").lower() in ("off", "0", "false", "no")
+
+
+def installed() -> bool:
+    """Whether the library is there; without it, our folder of that name is an empty namespace."""
+    found = importlib.util.find_spec("mlflow")
+    return found is not None and found.origin is not None
+
+
+@contextmanager
+def connected(root: Path) -> Iterator[Any]:
+    """Yield an `MlflowClient`, alone in the store; whatever MLflow raises comes through."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    from filelock import FileLock
+    from mlflow import MlflowClient
+
+    store(root).mkdir(parents=True, exist_ok=True)
+    uri = tracking_uri(root)
+    mlflow.set_tracking_uri(uri)  # the registry asks the process, not the client, where a version's model is
+    with FileLock(store(root) / "write.lock", timeout=LOCK_SECONDS):
+        yield MlflowClient(uri, registry_uri=uri)
