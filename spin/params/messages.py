@@ -69,16 +69,10 @@ def _sentence(item: Any, schema: type[BaseModel]) -> str:
 
 def _received(value: Any) -> str:
     if isinstance(value, str) and _NUMBER.match(value):
-        return f"the text '{value}'; YAML reads it so: write {_plain(float(value))}"
+        return f"the text '{value}'; write it without quotes"
     if value is None:
         return "nothing (null); write a value"
     return f"{value!r} ({type(value).__name__}); correct it"
-
-
-def _plain(number: float) -> str:
-    """A spelling PyYAML reads as a number: 1.0e-05, 5000.0."""
-    text = repr(number)
-    return text if "." in text or "e" not in text else text.replace("e", ".0e")
 
 
 def _suggestion(location: tuple[Any, ...], schema: type[BaseModel]) -> str:

@@ -1,5 +1,6 @@
 """Reading a YAML file of parameters as what it says: nothing twice, nothing that grows when it is read."""
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep)
+
+
+# As YAML 1.2 and DVC have it, whose `-S` writes 0.00001 as 1e-05: a float needs no point and no sign of the exponent.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def read_yaml(path: Path) -> Any:

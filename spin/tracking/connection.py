@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 """Longest wait for another stage that is writing to the same store."""
+URI = "MLFLOW_TRACKING_URI"
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -36,7 +37,7 @@ def store(root: Path) -> Path:
 
 def tracking_uri(root: Path) -> str:
     """Return where runs are written: MLFLOW_TRACKING_URI, else a SQLite file below the root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store(root) / 'mlflow.db'}"
+    return os.environ.get(URI) or f"sqlite:///{store(root) / 'mlflow.db'}"
 
 
 def switched_off() -> bool:
@@ -61,6 +62,16 @@ def connected(root: Path) -> Iterator[Any]:
 
     store(root).mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(root)
-    mlflow.set_tracking_uri(uri)  # the registry asks the process, not the client, where a version's model is
+    _tell_the_process(mlflow, uri)
     with FileLock(store(root) / "write.lock", timeout=LOCK_SECONDS):
         yield MlflowClient(uri, registry_uri=uri)
+
+
+def _tell_the_process(mlflow: Any, uri: str) -> None:
+    """The registry asks the process, not the client, where a version's model is; the environment stays as it is."""
+    before = os.environ.get(URI)
+    mlflow.set_tracking_uri(uri)  # which also sets the variable
+    if before is None:
+        os.environ.pop(URI, None)
+    else:
+        os.environ[URI] = before

@@ -71,9 +71,10 @@ class LiveRun:
             self.entry.end(ending)
         self._closing.set()
         self._thread.join(CLOSING_SECONDS)
-        if self._thread.is_alive():
+        if self._thread.is_alive():  # it holds the entry until it, or the process, ends
             self.problem = self.problem or TimeoutError(f"no answer in {CLOSING_SECONDS:g} s")
-        elif self.entry.folder.is_dir():
+            return
+        if self.entry.folder.is_dir():
             self.problem = self.problem or RuntimeError("not sent")
         self.entry.let_go()
 

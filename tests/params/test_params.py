@@ -60,8 +60,8 @@ def set_at(*path: str, value: Any) -> Callable[[Raw], None]:
             "unknown key iterations.iter1.betta; did you mean iterations.iter1.beta?",
         ),
         (
-            set_at("iterations", "iter1", "learning_rate", value="1e-5"),
-            "iterations.iter1.learning_rate must be a number, got the text '1e-5'; YAML reads it so: write 1.0e-05.",
+            set_at("iterations", "iter1", "learning_rate", value="0.01"),
+            "iterations.iter1.learning_rate must be a number, got the text '0.01'; write it without quotes.",
         ),
         (
             set_at("iterations", "iter2", "beta", value=0.0),

@@ -39,3 +39,11 @@ def test_an_alias_is_read_as_what_it_stands_for(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("a: &rate 1.0e-5\nb: {first: *rate, second: *rate}\n")
     assert read_yaml(path) == {"a": 1e-5, "b": {"first": 1e-5, "second": 1e-5}}
+
+
+def test_numbers_are_read_as_dvc_reads_and_writes_them(tmp_path: Path) -> None:
+    """`dvc exp run -S rate=0.00001` writes 1e-05."""
+    path = tmp_path / "params.yaml"
+    path.write_text("a: 1e-05\nb: 5e3\nc: -2E+1\nd: 1.e2\ne: .5e1\nf: e5\ng: 1e\nh: 0x1e5\n")
+    read = {"a": 1e-5, "b": 5000.0, "c": -20.0, "d": 100.0, "e": 5.0, "f": "e5", "g": "1e", "h": 0x1E5}
+    assert read_yaml(path) == read

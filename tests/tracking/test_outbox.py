@@ -71,7 +71,6 @@ def waiting(store: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> Pat
     """Two stages ended while nobody listened; the second one overwrote the picture of the first."""
     with monkeypatch.context() as down:
         down.setenv("MLFLOW_TRACKING_URI", NOWHERE)
-        down.setattr("spin.tracking.live.CLOSING_SECONDS", 3.0)
         tell(params, "train@iter1", store, 0.5)
         tell(params, "train@iter2", store, 0.25)
     assert [entry.stage for entry in entries(store)] == ["train@iter1", "train@iter2"]
