@@ -20,8 +20,9 @@ def write_versions(
 ) -> None:
     """Write what the stage `register` noted: a version per new checkpoint, tags and the alias brought up to date.
 
-    `models` has the registered model's name, the entries of registry.json, the git revision and the names below `files` of
-    what is kept with a version: dvc.lock, the parameters, DVC's configuration. `run_id` is the run of the stage, which ended at `at_ms`.
+    `models` has the registered model's name, the entries of registry.json, the git revision, the name and digest of the
+    prompts that the models were compared on, and the names below `files` of what is kept with a version: dvc.lock, the
+    parameters, DVC's configuration. `run_id` is the run of the stage, which ended at `at_ms`.
     """
     name = models["name"]
     if name not in {model.name for model in client.search_registered_models(f"name = '{name}'")}:
@@ -39,7 +40,7 @@ def write_versions(
         version = known.get((entry["model"], entry["md5"]))
         if version is None:
             version = _new_version(client, experiment, name, entry, models, files)
-        _tell_rates(client, run_id, version.source, entry, step, at_ms)
+        _tell_rates(client, run_id, version.source, entry, (at_ms, step), models["prompts"])
         average = entry["win_rate_over_base"]["average"]
         client.set_model_version_tag(name, version.version, "win_rate_over_base", str(average))
         if entry[CHAMPION]:
@@ -80,14 +81,16 @@ def _new_version(
     )
 
 
-def _tell_rates(client: Any, run_id: str, source: str, entry: dict[str, Any], step: int, at_ms: int) -> None:
-    """Note the winning rates on the logged model."""
+def _tell_rates(
+    client: Any, run_id: str, source: str, entry: dict[str, Any], at: tuple[int, int], prompts: list[str]
+) -> None:
+    """Note the winning rates on the logged model, `at` a time and step, with the name and digest of the prompts."""
     from mlflow.entities import Metric
 
     model_id = source.removeprefix("models:/")
     rates = {key: value for key, value in entry["win_rate_over_base"].items() if value is not None}
     metrics = [
-        Metric(f"win_rate_over_base.{key}", value, at_ms, step, model_id) for key, value in rates.items()
+        Metric(f"win_rate_over_base.{key}", value, *at, model_id, *prompts) for key, value in rates.items()
     ]
     if metrics:
         client.log_batch(run_id, metrics=metrics)

@@ -10,7 +10,7 @@ import pandas as pd
 from spin import paths
 from spin.params.schema import Params
 from spin.runtime.files import read_json
-from spin.runtime.provenance import git_revision
+from spin.runtime.provenance import content_md5, git_revision
 from spin.tracking.notes import StageRun
 
 
@@ -78,6 +78,7 @@ def tell_registry(run: StageRun, params: Params, name: str, prompt_set: str) -> 
     """The entries of registry.json, for the model registry, and what is kept with a version."""
     listed = read_json(paths.REGISTRY / "registry.json")
     commit, dirty = git_revision(Path())
+    chosen = params.evaluate.main_prompt_set
     kept = [Path(each) for each in ("dvc.lock", "params.yaml", ".dvc/config")]
     run.register(
         {
@@ -85,5 +86,6 @@ def tell_registry(run: StageRun, params: Params, name: str, prompt_set: str) -> 
             "entries": listed["models"],
             "revision": f"{commit}{' and uncommitted changes' if dirty else ''}",
             "files": [str(each) for each in kept if each.is_file()],
+            "prompts": [chosen, content_md5(paths.prompts_of(chosen))[:32]],
         }
     )

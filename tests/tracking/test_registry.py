@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from spin.models.checkpoint import load_denoiser, save_checkpoint
@@ -62,6 +63,12 @@ def put_checkpoint(name: str, change: float) -> None:
     save_checkpoint(folder, name, denoiser, Path("outputs/checkpoints/base"))
 
 
+def write_prompts() -> None:
+    file = Path("outputs/prompts/test.parquet")
+    file.parent.mkdir(parents=True)
+    pd.DataFrame({"prompt_id": ["a"], "prompt": ["a red circle"], "category": [""]}).to_parquet(file)
+
+
 def register(root: Path, base: Path) -> None:
     stage, params = STAGES["register"], parameters(base)
     with stage_run(params, "register", root) as run:
@@ -99,7 +106,8 @@ def test_a_version_knows_the_run_that_trained_it_and_how_it_did(project: Path, t
         assert client.get_run(version.run_id).info.run_name == "train@iter2"
         logged = client.get_logged_model(version.source.removeprefix("models:/"))
     assert logged.source_run_id == version.run_id
-    assert {metric.key: metric.value for metric in logged.metrics}["win_rate_over_base.average"] == 61.0
+    (rate,) = [metric for metric in logged.metrics if metric.key == "win_rate_over_base.average"]
+    assert (rate.value, rate.dataset_name) == (61.0, "test")
 
 
 @pytest.mark.slow
