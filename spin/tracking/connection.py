@@ -51,11 +51,16 @@ def installed() -> bool:
     return found is not None and found.origin is not None
 
 
+def set_patience() -> None:
+    """Tell MLflow, before it is imported, when to give up and what to keep to itself."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+
+
 @contextmanager
 def connected(root: Path) -> Iterator[Any]:
     """Yield an `MlflowClient`, alone in the store; whatever MLflow raises comes through."""
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
+    set_patience()
     import mlflow
     from filelock import FileLock
     from mlflow import MlflowClient

@@ -5,6 +5,8 @@ import os
 import time
 from typing import Any
 
+from spin.tracking.connection import set_patience
+
 logger = logging.getLogger(__name__)
 
 
@@ -23,6 +25,7 @@ class MachineSampler:
             return {}
         try:
             if self._monitor is None:
+                set_patience()
                 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
                 self._monitor = SystemMetricsMonitor("", tracking_uri=self._uri)
