@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from spin.paths import WORK
+from spin.runtime.files import replacing_file
 
 logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 """Longest wait for another stage that is writing to the same store."""
-URI = "MLFLOW_TRACKING_URI"
+URI, SQLITE = "MLFLOW_TRACKING_URI", "sqlite:///"
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -37,7 +38,7 @@ def store(root: Path) -> Path:
 
 def tracking_uri(root: Path) -> str:
     """Return where runs are written: MLFLOW_TRACKING_URI, else a SQLite file below the root."""
-    return os.environ.get(URI) or f"sqlite:///{store(root) / 'mlflow.db'}"
+    return os.environ.get(URI) or f"{SQLITE}{store(root) / 'mlflow.db'}"
 
 
 def switched_off() -> bool:
@@ -69,7 +70,23 @@ def connected(root: Path) -> Iterator[Any]:
     uri = tracking_uri(root)
     _tell_the_process(mlflow, uri)
     with FileLock(store(root) / "write.lock", timeout=LOCK_SECONDS):
+        if uri.startswith(SQLITE):
+            _make_database(Path(uri.removeprefix(SQLITE)))
         yield MlflowClient(uri, registry_uri=uri)
+
+
+def _make_database(path: Path) -> None:
+    """Make MLflow's tables in a database that is not there yet, whole or not at all.
+
+    MLflow makes them where they are to be, step by step, and a database that was killed on the way never opens again.
+    """
+    if path.exists():
+        return
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as temporary:
+        MlflowClient(f"{SQLITE}{temporary}").search_experiments(max_results=1)
 
 
 def _tell_the_process(mlflow: Any, uri: str) -> None:

@@ -155,6 +155,27 @@ def test_what_mlflow_will_never_take_is_set_aside_and_holds_up_nothing(
     assert (waiting / ".spin/mlflow/refused" / first.folder.name).is_dir()
 
 
+BORN = """
+import os, sys, threading, time
+from pathlib import Path
+from spin.tracking.connection import connected
+def end(name=str(Path(sys.argv[1]) / ".spin/mlflow")):
+    while not any(file.stat().st_size > 20_000 for file in Path(name).glob("*mlflow.db*")):
+        time.sleep(0.001)
+    os._exit(9)
+threading.Thread(target=end, daemon=True).start()
+with connected(Path(sys.argv[1])):
+    time.sleep(60)
+"""
+
+
+def test_a_database_that_was_killed_while_it_was_made_is_made_again(store: Path, params: Params) -> None:
+    done = subprocess.run([sys.executable, "-c", BORN, str(store)], cwd=ROOT, timeout=120)
+    assert done.returncode == 9
+    tell(params, "train@iter1", store, 0.5)
+    assert [run.info.status for run in runs(store, params)] == ["FINISHED"]
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
