@@ -29,7 +29,7 @@ def register(commands: "Commands") -> None:
 
 def run_sync(options: argparse.Namespace) -> None:
     """Send what waits and say what was sent; raises `TrackingError` if MLflow is not there or refuses."""
-    params = load_params(options.params)
+    params = load_params(options.params) if options.all else None
     from spin.tracking.connection import installed, switched_off, tracking_uri
     from spin.tracking.sending import first_line, send_waiting
 
@@ -40,7 +40,7 @@ def run_sync(options: argparse.Namespace) -> None:
         )
     try:
         sent = send_waiting(root, lambda entry: print(f"told: {entry.stage}"))
-        if options.all:
+        if params is not None:
             missing = untold(params, root)
             for stage, item in missing:
                 fill_in(params, stage, item, root)
