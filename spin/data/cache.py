@@ -9,9 +9,11 @@ cache.json            the digest of every shard in order, and of the encoders
 
 A key is 64 bits of the name's SHA-256. A shard's digest covers what it encodes (the bytes of the images, or the
 captions), the preprocessing, the encoder's weights and the number format. Shards are made in a store beside the work
-of unfinished stages and found there again by their digest, so new images cost only the shards that they are in.
+of unfinished stages, each in a folder named by its digest, and found there again if they are undamaged: new images cost
+only the shards that they are in, and the same files are in the cache under a second name.
 """
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,10 +30,11 @@ from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.runtime.code import code_digest
 from spin.runtime.devices import process_state
-from spin.runtime.files import read_json, read_parquet, replacing_dir, sha256_file, write_json
+from spin.runtime.files import read_json, read_parquet, replacing_dir, write_json
 from spin.runtime.images import open_rgb, to_pixel_values
 from spin.runtime.progress import Progress
-from spin.runtime.shards import link_or_copy, my_shards, progress_over, wait_for_all, work_key
+from spin.runtime.shards import link_tree, my_shards, progress_over, wait_for_all, work_key
+from spin.runtime.sums import checked_digest
 from spin.runtime.tensors import FLIPPED, ShardedTensors, holds, posteriors_at, save_shard
 
 SHARD_SIZE = 1024
@@ -66,7 +69,7 @@ def write_cache(
     # What there is to encode, and that it is what the manifest lists.
     images, captions = _names(data)
     encoders = encoder_weights(reference)
-    contents = [sha256_file(data / image) for image in images]
+    contents = [checked_digest(data / image) for image in images]
     _check_unchanged(read_manifest(data), dict(zip(images, contents, strict=True)), data)
 
     def encode_images(rows: range) -> dict[str, Tensor]:
@@ -94,7 +97,7 @@ def write_cache(
         write_index(folder / "images.parquet", image=images, sha256=contents)
         write_index(folder / "captions.parquet", caption=captions)
         for part, part_keys in keys.items():
-            _collect(store / part, folder / part, _FILES[part], part_keys)
+            _collect(store / part, folder / part, part_keys)
         write_json(folder / "cache.json", {"encoders": encoders, **keys})
 
 
@@ -154,12 +157,14 @@ def _write_part(
     # A shard is known by the digest of its content: what the store has is not made again.
     starts = range(0, len(contents), SHARD_SIZE)
     keys = [key_of(range(start, min(start + SHARD_SIZE, len(contents)))) for start in starts]
-    places = [store / part / f"{key}.safetensors" for key in keys]
+    places = [store / part / key for key in keys]
     shards = my_shards(len(contents), SHARD_SIZE)
-    missing = [(index, rows) for index, rows in shards if not holds(places[index], keys[index])]
+    file = f"{_FILES[part]}.safetensors"
+    missing = [(index, rows) for index, rows in shards if not holds(places[index] / file, keys[index])]
     with progress_over(f"cache {part}", "rows", shards, missing) as progress:
         for index, rows in missing:
-            save_shard(places[index], compute_rows(rows, batch_size, encode, progress), keys[index])
+            with replacing_dir(places[index]) as folder:
+                save_shard(folder / file, compute_rows(rows, batch_size, encode, progress), keys[index])
     return keys
 
 
@@ -175,22 +180,24 @@ def compute_rows(
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _collect(store: Path, out: Path, file: str, keys: Sequence[str]) -> None:
+def _collect(store: Path, out: Path, keys: Sequence[str]) -> None:
     """Put the shards `keys` of the store into `out` in order, and remove the others from the store."""
     for index, key in enumerate(keys):
-        shard = out / f"shard-{index:05d}"
-        shard.mkdir(parents=True)
-        link_or_copy(store / f"{key}.safetensors", shard / f"{file}.safetensors")
-    for path in store.glob("*.safetensors"):
-        if path.stem not in keys:
-            path.unlink()
+        link_tree(store / key, out / f"shard-{index:05d}")
+    wanted = set(keys)
+    for place in store.glob("*"):
+        if place.name not in wanted:
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 class Cache:
     """The cache folder of a data set, by image reference and by caption."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a cache; raises `DataError` if the cache stage has not run, or if a shard is torn or stale."""
+        """Open a cache; raises `DataError` if the cache stage has not run, or if a shard is torn or stale.
+
+        Raises `DamagedError`, here or where rows are read, for a file that holds other bytes than were written.
+        """
         if not (folder / "cache.json").is_file():
             raise DataError(f"{folder} must be a cache of latents, found none; run `spin cache` first.")
         self._folder = folder

@@ -11,14 +11,14 @@ from spin.data.writer import CaptionedImage, DataSetWriter
 from spin.params.data import DatasetData
 
 
-def write_dataset_data(root: Path, params: DatasetData, resolution: int) -> None:
+def write_dataset_data(root: Path, params: DatasetData, resolution: int, store: Path | None = None) -> None:
     """Bring a data set from the hub, from parquet files or from .tar shards to a manifest in the folder `root`.
 
     Raises `DataError` if it cannot be found or read, lacks a column, or leaves no image to train on.
     """
     stream = open_stream(params.source, params.revision, params.split, params.config)
     card = DataCard(source=params.source, revision=stream.revision)
-    writer = DataSetWriter(root, params, resolution, card)
+    writer = DataSetWriter(root, params, resolution, card, store=store)
     writer.write(captioned_rows(stream, params, card))
 
 

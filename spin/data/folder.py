@@ -29,13 +29,13 @@ class _Listed(NamedTuple):
     caption: object  # as the metadata states it, or the path of the file that holds it
 
 
-def write_folder_data(root: Path, params: FolderData, resolution: int) -> None:
+def write_folder_data(root: Path, params: FolderData, resolution: int, store: Path | None = None) -> None:
     """Bring a folder of captioned images to a manifest in the existing empty folder `root`.
 
     Raises `DataError` if there is no folder, no caption or no image left to train on, or if the metadata is torn.
     """
     card = DataCard(source=params.path)
-    writer = DataSetWriter(root, params, resolution, card)
+    writer = DataSetWriter(root, params, resolution, card, store=store)
     writer.write(captioned_files(Path(params.path), card))
 
 

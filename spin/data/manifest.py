@@ -5,15 +5,18 @@ manifest.parquet      id, caption, image, sha256, width, height, split,         
 pairs.parquet         id, caption, image_w, image_l, width, height, split,       preference pairs; absent where
                       the winner's original_width, ..., crop_left and the        there are none
                       loser's original_width_l, ..., crop_left_l
-prompts/val.parquet   prompt_id, prompt, category                                captions held out for previews
-prompts/test.parquet  prompt_id, prompt, category                                captions held out for evaluation
+prompts/val.parquet   prompt_id, prompt, category; cluster where captions        captions held out for previews
+                      share something
+prompts/test.parquet  the same                                                   captions held out for evaluation
 images/               PNG files, named by the manifest relative to the folder (0.4 MB each at 512 pixels)
 card.json             rows read, kept and dropped, and why
+spin.sha256           the hash of every file; those of a person's images stand in images/spin.sha256
 
 Images of held-out captions stay in the manifest as split val or test; training reads split train only. Original size
 and crop corner are SDXL's conditioning; the corner is in pixels of the resized image.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +46,8 @@ PAIR_SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in (*CROP, *(f"{name}_l" for name in CROP))]
 )
 PROMPT_COLUMNS = ["prompt_id", "prompt", "category"]
+CLUSTER = "cluster"
+"""A column of the prompts that share something, such as two objects or a user: they are no independent sample."""
 GEOMETRY = ["original_height", "original_width", "crop_top", "crop_left", "height", "width"]
 """Columns of the manifest, in the order of SDXL's time ids (Podell et al. 2023, arXiv:2307.01952, section 2.2)."""
 
@@ -106,13 +111,25 @@ def pair_row(identifier: str, winner: dict[str, Any], loser: dict[str, Any]) -> 
     }
 
 
-def write_prompts(root: Path, prompts: dict[str, list[tuple[str, str]]]) -> None:
-    """Write the prompt sets: split -> (prompt, category) in order."""
+def write_prompts(root: Path, prompts: Mapping[str, Sequence[tuple[str, ...]]]) -> None:
+    """Write the prompt sets: split -> (prompt, category), or (prompt, category, cluster), in order."""
     (root / "prompts").mkdir(exist_ok=True)
     for split, rows in prompts.items():
         named = [(f"{split}-{index:05d}", *row) for index, row in enumerate(rows)]
-        frame = pd.DataFrame(named, columns=PROMPT_COLUMNS)
+        frame = prompt_frame(named)
         frame.to_parquet(root / "prompts" / f"{split}.parquet", index=False)
+
+
+def prompt_frame(rows: Sequence[tuple[str, ...]]) -> pd.DataFrame:
+    """Make a table of prompts of rows (prompt_id, prompt, category), or of these and the cluster."""
+    columns = [*PROMPT_COLUMNS, CLUSTER]
+    return pd.DataFrame(rows, columns=columns[: len(rows[0]) if rows else len(PROMPT_COLUMNS)])
+
+
+def read_prompt_table(path: Path) -> pd.DataFrame:
+    """Read a table of prompts: `PROMPT_COLUMNS`, and `CLUSTER` if it has that; `FileError` if it lacks one of the first."""
+    clustered = CLUSTER in read_parquet(path)
+    return read_parquet(path, [*PROMPT_COLUMNS, CLUSTER] if clustered else PROMPT_COLUMNS)
 
 
 def read_manifest(root: Path, split: str = "train") -> pd.DataFrame:
@@ -131,7 +148,7 @@ def read_pairs(root: Path, split: str = "train") -> pd.DataFrame:
 
 
 def read_prompts(root: Path, split: str) -> pd.DataFrame:
-    """Read a prompt set of the data set: columns prompt_id, prompt, category."""
+    """Read a prompt set of the data set: columns prompt_id, prompt, category, and perhaps cluster."""
     return _read(root / "prompts" / f"{split}.parquet")
 
 

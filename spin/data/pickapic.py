@@ -20,7 +20,7 @@ from spin.params.data import PickapicData
 COLUMNS = ("caption", "jpg_0", "jpg_1", "label_0")
 
 
-def write_pickapic_data(root: Path, params: PickapicData, resolution: int) -> None:
+def write_pickapic_data(root: Path, params: PickapicData, resolution: int, store: Path | None = None) -> None:
     """Bring Pick-a-Pic to a manifest of winners, and to pairs if asked for, in the existing empty folder `root`.
 
     Raises `DataError` if it cannot be found or read, lacks a column, or leaves no image to train on.
@@ -32,7 +32,7 @@ def write_pickapic_data(root: Path, params: PickapicData, resolution: int) -> No
         given["test"] = split_captions(params, params.test_split, params.num_test, "num_test")
     stream = open_stream(params.source, params.revision, params.split)
     card = DataCard(source=params.source, revision=stream.revision)
-    writer = DataSetWriter(root, params, resolution, card, given, one_per_caption=True)
+    writer = DataSetWriter(root, params, resolution, card, given, one_per_caption=True, store=store)
     writer.write(
         judged_rows(
             stream, params, card, writer.has_image, {text for texts in given.values() for text in texts}

@@ -41,7 +41,7 @@ def open_stream(source: str, revision: str | None, split: str, config: str | Non
     if files:
         read = tar_rows if files[0].suffix == ".tar" else _parquet_rows
         return _peeked(read(of_split(files, split, source)), None, source)
-    commit = _resolve(source, revision)
+    commit = resolve(source, revision)
     return _peeked(_hub_rows(source, commit, config, split), commit, source)
 
 
@@ -113,7 +113,8 @@ def image_bytes(value: object) -> bytes | None:
     return value if isinstance(value, bytes) else None
 
 
-def _resolve(source: str, revision: str | None) -> str:
+def resolve(source: str, revision: str | None) -> str:
+    """The commit of a hub repository, of the newest if `revision` is None; raises `DataError` if it cannot be reached."""
     from huggingface_hub import HfApi
 
     try:

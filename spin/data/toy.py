@@ -17,7 +17,7 @@ from spin.data.manifest import (
 from spin.errors import DataError
 from spin.params.data import ToyData
 from spin.seeding import derive_seed
-from spin.toy.world import preference_pair, split_scenes, to_uint8
+from spin.toy.world import Scene, preference_pair, split_scenes, to_uint8
 
 
 def write_toy_data(root: Path, params: ToyData, seed: int) -> None:
@@ -51,9 +51,14 @@ def write_toy_data(root: Path, params: ToyData, seed: int) -> None:
 
     # Held-out captions and the card.
     held_out = {
-        split: [(scene.caption, scene.relation) for scene in splits[split][: wanted[split]]]
+        split: [(scene.caption, scene.relation, _objects(scene)) for scene in splits[split][: wanted[split]]]
         for split in ("val", "test")
     }
     write_prompts(root, held_out)
     card = DataCard(source="the embedded world", rows_read=params.num_train)
     card.write(root / "card.json", {**wanted, "pairs": params.num_train})
+
+
+def _objects(scene: Scene) -> str:
+    """The two objects in one order: what the eight captions of a pair share."""
+    return " and ".join(sorted(f"{thing.colour} {thing.shape}" for thing in (scene.first, scene.second)))

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +23,16 @@ from spin.data.manifest import (
     pair_row,
     write_prompts,
 )
+from spin.data.prepared import PreparedImages
 from spin.data.seen import Seen
 from spin.errors import DataError
 from spin.params.data import ImageData
 from spin.runtime.images import UnusableImageError
+from spin.runtime.shards import link_or_copy
+from spin.runtime.sums import SumsWriter
 from spin.runtime.threads import map_ordered
 
 logger = logging.getLogger(__name__)
-
 SECONDS_BETWEEN_LINES = 10.0
 MAX_FILE_BYTES = 1 << 28
 """Encoded images beyond 256 MB are not read into memory."""
@@ -50,6 +52,7 @@ class CaptionedImage(NamedTuple):
 class _Loaded(NamedTuple):
     digest: str  # of the encoded original, so that the same file twice is the same image
     image: PreparedImage
+    kept: bool  # from an earlier run
 
 
 class DataSetWriter:
@@ -63,8 +66,9 @@ class DataSetWriter:
         card: DataCard,
         given_prompts: dict[str, list[str]] | None = None,
         one_per_caption: bool = False,
+        store: Path | None = None,
     ) -> None:
-        """Write to the existing empty folder `root`.
+        """Write to the existing empty folder `root`; images that are ready are kept in `store` from run to run.
 
         `given_prompts` maps val or test to captions that the source holds out itself; training captions are held out
         for the others. `one_per_caption` keeps the first image of a caption that decodes.
@@ -73,6 +77,7 @@ class DataSetWriter:
         self.given_prompts = given_prompts or {}
         self.one_per_caption = one_per_caption
         self._images, self._captions = Seen(), Seen()
+        self._ready = None if store is None else PreparedImages(store)
         self._held_out = HeldOut(
             0 if "val" in self.given_prompts else params.num_val,
             0 if "test" in self.given_prompts else params.num_test,
@@ -87,11 +92,15 @@ class DataSetWriter:
         manifest, pairs = self.root / "manifest.parquet", self.root / "pairs.parquet"
         unsplit = {path: path.with_suffix(".unsplit") for path in (manifest, pairs)}
         lines = RowLines(self.card)
+        (self.root / "images").mkdir()
+        self._sums = SumsWriter(self.root / "images")  # no second pass over them
 
         # Decode in threads, keep in the order of the source.
         with (
             closing(self._images),
             closing(self._captions),
+            closing(self._sums),
+            closing(self._ready) if self._ready else nullcontext(),
             TableWriter(unsplit[manifest], MANIFEST_SCHEMA) as images_out,
             TableWriter(unsplit[pairs], PAIR_SCHEMA) as pairs_out,
         ):
@@ -135,10 +144,12 @@ class DataSetWriter:
         except UnusableImageError as error:
             return error
 
-    def _load_image(self, image: bytes | Path) -> _Loaded:
-        data = read_image(image) if isinstance(image, Path) else image
-        prepared = prepare_image(data, self.resolution, self.params.small_images)
-        return _Loaded(hashlib.sha256(data).hexdigest(), prepared)
+    def _load_image(self, original: bytes | Path) -> _Loaded:
+        data = read_image(original) if isinstance(original, Path) else original
+        digest = hashlib.sha256(data).hexdigest()
+        ready = self._ready.get(digest) if self._ready else None
+        image = ready or prepare_image(data, self.resolution, self.params.small_images)
+        return _Loaded(digest, image, kept=ready is not None)
 
     def _keep(
         self,
@@ -175,17 +186,24 @@ class DataSetWriter:
 
     def _store(self, row: CaptionedImage, loaded: _Loaded) -> dict[str, Any]:
         """Write an image under the digest of its original, so that what appears in many pairs is kept once."""
-        digest, image = loaded
-        reference = f"images/{digest[:2]}/{digest[:24]}.png"
-        path = self.root / reference
+        digest, image, kept = loaded
+        sha256 = hashlib.sha256(image.png).hexdigest()
+        name = f"{digest[:2]}/{digest[:24]}.png"
+        path = self.root / "images" / name
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(image.png)
+            path.parent.mkdir(exist_ok=True)
+            if self._ready and not kept:
+                self._ready.put(digest, image, sha256)
+            if self._ready:
+                link_or_copy(self._ready.place(digest), path)
+            else:
+                path.write_bytes(image.png)
+            self._sums.add(name, sha256)
         return {
             "id": f"train-{row.number:07d}",
             "caption": row.caption,
-            "image": reference,
-            "sha256": hashlib.sha256(image.png).hexdigest(),
+            "image": f"images/{name}",
+            "sha256": sha256,
             "width": image.resolution,
             "height": image.resolution,
             "split": "",

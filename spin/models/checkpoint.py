@@ -24,6 +24,7 @@ from spin.models.lora import fuse_adapter, has_adapter, write_adapter
 from spin.models.reading import read_folder, read_network, read_single_file
 from spin.params.model import BaseParams, UnetParams
 from spin.runtime.files import read_json, sha256_tree, write_json
+from spin.runtime.sums import checked
 
 MODEL_FILE = "model.json"
 
@@ -55,7 +56,8 @@ def load_model(
     """Load a base, trained or released checkpoint folder, in eval mode.
 
     Without text the encoders and tokenizers of captions are left out, where captions come from the cache. The adapter of a LoRA checkpoint is added to the weights, or left out if `fuse` is False.
-    Raises `ModelError` if it is missing or torn, or if a base that is not the hub's has other weights than recorded.
+    Raises `ModelError` if it is missing or torn, or if a base that is not the hub's has other weights than recorded;
+    `DamagedError` if a file of the checkpoint holds other bytes than were written.
     """
     reference = read_reference(checkpoint)
     base = _unchanged_base(reference)
@@ -126,6 +128,8 @@ def _denoiser_folder(checkpoint: Path, reference: Mapping[str, Any], base: Base)
         return base.overlay
     if "unet" not in reference:
         folder = checkpoint / base.family.denoiser_folder
+        for file in sorted(folder.glob("*")):
+            checked(file)
         if weights_digest_of(folder) != recorded_digest(reference):
             raise ModelError(
                 f"{folder} must hold the weights that model.json records ({recorded_digest(reference)[:12]}), but "

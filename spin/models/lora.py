@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from spin.errors import ModelError, ParamsError
 from spin.params.training import LoraParams
 from spin.runtime.files import sha256_file
+from spin.runtime.sums import checked
 from spin.seeding import generator_for
 
 LORA_FOLDER = "lora"
@@ -134,7 +135,7 @@ def read_adapter(checkpoint: Path, record: Mapping[str, Any], part: str) -> dict
     """Read the adapter of a LoRA checkpoint; raises `ModelError` if it is missing, torn or not the recorded one."""
     from safetensors.torch import load_file
 
-    path = checkpoint / LORA_FOLDER / LORA_FILE
+    path = checked(checkpoint / LORA_FOLDER / LORA_FILE)
     if not path.is_file() or sha256_file(path) != record["sha256"]:
         raise ModelError(
             f"{path} must be the adapter that model.json records ({str(record['sha256'])[:12]}), but it is "

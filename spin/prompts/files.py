@@ -12,15 +12,17 @@ from spin.runtime.csv_rows import csv_header, csv_rows
 
 PROMPT_NAMES = ("prompt", "caption", "text")
 """Columns that hold the prompt, whatever their case; the first that is there."""
-Row = tuple[str, str]
-"""(prompt, category); the category is empty where the file has none."""
+Row = tuple[str, ...]
+"""(prompt, category), the category empty where the file has none; in a file with clusters (prompt, category, cluster)."""
+CLUSTER_NAMES = ("cluster", "user_id")
+"""Columns that say which prompts share something; `user_id` is Pick-a-Pic's."""
 
 
 def read_rows(path: Path) -> list[Row]:
     """Read a file of prompts, in its order. Raises `DataError` if it is missing, torn, empty or has an empty prompt.
 
     .txt: one prompt a line. .json: a list of texts or of objects. .csv and .tsv with the usual quoting, .parquet
-    and .jsonl: a column prompt (or caption, or text), and category if there is one.
+    and .jsonl: a column prompt (or caption, or text), and category and cluster (or user_id) if there are such.
     """
     if not path.is_file():
         raise DataError(f"{path} must be a file of prompts, but there is none; correct the path.")
@@ -37,16 +39,24 @@ def read_rows(path: Path) -> list[Row]:
     return checked(rows, str(path))
 
 
-def checked(rows: Sequence[tuple[Any, Any]], origin: str) -> list[Row]:
+def checked(rows: Sequence[tuple[Any, ...]], origin: str) -> list[Row]:
     """Refuse an empty set and empty prompts; text is otherwise kept as it is."""
     if not rows:
         raise DataError(f"{origin} must hold prompts, got none; give another file.")
-    for number, (prompt, _) in enumerate(rows, start=1):
+    for number, (prompt, *_) in enumerate(rows, start=1):
         if not isinstance(prompt, str) or not prompt.strip():
             raise DataError(
                 f"{origin} must have a prompt in every row, but row {number} is empty; write one or delete the row."
             )
-    return [(prompt, category if isinstance(category, str) else "") for prompt, category in rows]
+    return [
+        (prompt, category if isinstance(category, str) else "", *map(_named, cluster))
+        for prompt, category, *cluster in rows
+    ]
+
+
+def _named(cluster: Any) -> str:
+    """A cluster's name, a user's number as it is; empty where there is none."""
+    return "" if cluster is None or cluster != cluster else str(cluster)
 
 
 def _read_text(path: Path) -> list[Row]:
@@ -86,7 +96,8 @@ def from_frame(frame: pd.DataFrame) -> list[Row]:
         found = ", ".join(map(str, frame.columns)) or "none"
         raise ValueError(f"it needs a column prompt, caption or text, found {found}")
     category = frame[columns["category"]] if "category" in columns else [""] * len(frame)
-    return list(zip(frame[named], category, strict=True))
+    cluster = [frame[columns[name]] for name in CLUSTER_NAMES if name in columns][:1]
+    return list(zip(frame[named], category, *cluster, strict=True))
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {

@@ -58,8 +58,9 @@ class NamedSet:
 
 
 def _pick_a_pic(split: str) -> list[Row]:
-    """Only the column of captions: the images, most of the split's bytes, stay where they are."""
-    return _from_hub("yuvalkirstain/pickapic_v2", split, "caption", None, columns=["caption"])
+    """Only captions and who wrote them: the images, most of the split's bytes, stay where they are."""
+    columns = ["caption", "user_id"]
+    return _from_hub("yuvalkirstain/pickapic_v2", split, "caption", None, "user_id", columns=columns)
 
 
 def _parti() -> list[Row]:
@@ -70,13 +71,13 @@ def _hps() -> list[Row]:
     """The four files that the benchmark's own code reads."""
     from huggingface_hub import hf_hub_download
 
-    rows = []
+    rows: list[Row] = []
     for style in HPS_STYLES:
         try:
             path = hf_hub_download("zhwang/HPDv2", f"benchmark/{style}.json", repo_type="dataset")
         except Exception as error:  # the client raises a dozen kinds: offline, gated, missing, disk full
             raise _unreachable("zhwang/HPDv2", error) from None
-        rows += [(prompt, style) for prompt, _ in read_rows(Path(path))]
+        rows += [(row[0], style) for row in read_rows(Path(path))]
     return rows
 
 
@@ -84,20 +85,30 @@ def read_hps(path: Path) -> list[Row]:
     """Read a folder with anime.json, concept-art.json, paintings.json and photo.json, or one file with categories."""
     if not path.is_dir():
         return read_rows(path)
-    return [(prompt, style) for style in HPS_STYLES for prompt, _ in read_rows(path / f"{style}.json")]
+    return [(row[0], style) for style in HPS_STYLES for row in read_rows(path / f"{style}.json")]
 
 
 def _from_hub(
-    repository: str, split: str, prompt: str, category: str | None, **reading: list[str]
+    repository: str,
+    split: str,
+    prompt: str,
+    category: str | None,
+    cluster: str | None = None,
+    **reading: list[str],
 ) -> list[Row]:
-    """Read the columns `prompt` and `category` of a data set on the hub, in its order."""
+    """Read the columns `prompt`, `category` and `cluster` of a data set on the hub, in its order."""
     from datasets import load_dataset
 
     try:
         rows = list(load_dataset(repository, split=split, streaming=True, **reading))
     except Exception as error:  # as above
         raise _unreachable(repository, error) from None
-    return checked([(row[prompt], "" if category is None else row[category]) for row in rows], repository)
+    also = [] if cluster is None else [cluster]
+    told = [
+        (row[prompt], "" if category is None else row[category], *(row[name] for name in also))
+        for row in rows
+    ]
+    return checked(told, repository)
 
 
 def _unreachable(repository: str, error: Exception) -> DataError:

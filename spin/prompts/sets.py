@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from spin.data.manifest import PROMPT_COLUMNS
+from spin.data.manifest import prompt_frame
 from spin.errors import DataError
 from spin.prompts.files import READERS, Row, read_rows
 from spin.prompts.named import NAMED, NamedSet
 
 
 def load_prompt_set(spec: str, source: str | Path | None = None) -> pd.DataFrame:
-    """Load the prompt set `spec`: columns prompt_id, prompt, category; one row per prompt, in the set's own order.
+    """Load the prompt set `spec`: columns prompt_id, prompt, category, and cluster where the set says what prompts share;
+    one row per prompt, in the set's own order.
 
     `spec` is a name of `NAMED` or a file (see `spin.prompts.files`). A named set comes from the hub, or from
     `source`, a copy of the user's own, and must have its published number of prompts in every category. Prompt ids
@@ -53,7 +54,7 @@ def _check_counts(name: str, rows: list[Row], named: NamedSet, source: str | Pat
         )
     if set(named.counts) == {""}:
         return  # a set without categories may have some in a user's copy
-    found = Counter(category for _, category in rows)
+    found = Counter(row[1] for row in rows)
     for category in sorted({*named.counts, *found}):
         if found[category] != named.counts.get(category, 0):
             raise DataError(
@@ -65,8 +66,10 @@ def _check_counts(name: str, rows: list[Row], named: NamedSet, source: str | Pat
 def _frame(name: str, rows: list[Row]) -> pd.DataFrame:
     counted: Counter[str] = Counter()
     records = []
-    for prompt, category in rows:
+    for prompt, category, *cluster in rows:
         part = f"{name}-{category.lower().replace(' ', '_')}" if category else name
-        records.append((f"{part}-{counted[part]:05d}", prompt, category))  # "A b" and "a_b" share a part
+        records.append(
+            (f"{part}-{counted[part]:05d}", prompt, category, *cluster)
+        )  # "A b" and "a_b" share a part
         counted[part] += 1
-    return pd.DataFrame(records, columns=PROMPT_COLUMNS)
+    return prompt_frame(records)

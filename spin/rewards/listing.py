@@ -11,6 +11,7 @@ from PIL import Image
 from spin.errors import ScoreError
 from spin.runtime.csv_rows import csv_header, csv_rows
 from spin.runtime.images import known_formats
+from spin.runtime.sums import checked
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 METADATA = ("manifest.parquet", "metadata.csv", "metadata.jsonl")
@@ -61,7 +62,11 @@ def check_listing(folder: Path, frame: pd.DataFrame) -> None:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Decode an image as it is; raises `ScoreError` if it is torn or of no known format."""
+    """Decode an image as it is; raises `ScoreError` if it is torn or of no known format.
+
+    Raises `DamagedError` if it lies in outputs/ and holds other bytes than were written.
+    """
+    checked(path)
     try:
         with Image.open(path, formats=known_formats()) as image:
             image.load()
@@ -79,6 +84,7 @@ def is_single_colour(image: Image.Image) -> bool:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
+    checked(path)
     try:
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)

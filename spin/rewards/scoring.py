@@ -14,14 +14,30 @@ import torch
 from spin.errors import ScoreError
 from spin.rewards.base import Scorer
 from spin.rewards.listing import check_listing, is_single_colour, open_image, read_listing
-from spin.runtime.files import read_json, read_parquet, replacing_dir, replacing_file, write_json
+from spin.runtime.devices import process_state
+from spin.runtime.files import (
+    read_json,
+    read_parquet,
+    replacing_dir,
+    replacing_file,
+    write_json,
+    write_parquet,
+)
 from spin.runtime.progress import Progress
+from spin.runtime.shards import write_shards
 
 KEYS = ["prompt_id", "prompt", "category", "image_index", "seed"]
+SHARD_SIZE = 256
+"""Images whose scores are kept together while the others are computed."""
 
 
-def score_folder(samples: Path, scorers: Sequence[Scorer], out: Path, batch_size: int) -> None:
+def score_folder(
+    samples: Path, scorers: Sequence[Scorer], out: Path, batch_size: int, work: Path | None = None
+) -> None:
     """Score a model's samples (manifest.parquet, protocol.json, images/) and write `out`.
+
+    With a folder `work`, named by what the scores depend on, scores are kept there as they are computed and a killed run
+    goes on; processes share the work, and the first one writes `out`.
 
     out/scores.parquet: the manifest's columns, one float64 column per scorer, and `flagged`.
     out/summary.json: mean and median by scorer over the images not flagged, their count, and what was measured how:
@@ -47,13 +63,19 @@ def score_folder(samples: Path, scorers: Sequence[Scorer], out: Path, batch_size
         )
 
     # Score, then put table and summary into place.
-    scored = _score(samples, frame, scorers, batch_size, samples.name)
+    scored = _score(samples, frame, scorers, batch_size, samples.name, work)
+    if work is not None and not process_state().is_main_process:
+        return
     names = [scorer.name for scorer in scorers]
-    with replacing_dir(out) as folder:
-        scored[[*KEYS, *names, "flagged"]].to_parquet(folder / "scores.parquet", index=False)
-        write_json(
-            folder / "summary.json", {"model": samples.name, **summarise(scored, scorers), "protocol": stated}
-        )
+    with replacing_dir(out, sums=False) as folder:  # two outputs: a list would be a third
+        kept = [
+            *KEYS,
+            *(name for name in ("cluster",) if name in scored),
+        ]  # what prompts share, where they do
+        table = scored[[*kept, *names, "flagged"]]
+        write_parquet(folder / "scores.parquet", table, sealed_for=out / "scores.parquet")
+        summary = {"model": samples.name, **summarise(scored, scorers), "protocol": stated}
+        write_json(folder / "summary.json", summary, sealed_for=out / "summary.json")
 
 
 def score_images(
@@ -103,24 +125,45 @@ def summarise(scored: pd.DataFrame, scorers: Sequence[Scorer]) -> dict[str, Any]
 
 
 def _score(
-    folder: Path, frame: pd.DataFrame, scorers: Sequence[Scorer], batch_size: int, label: str
+    folder: Path,
+    frame: pd.DataFrame,
+    scorers: Sequence[Scorer],
+    batch_size: int,
+    label: str,
+    work: Path | None = None,
 ) -> pd.DataFrame:
     """Return the listing with a column per scorer and `flagged`."""
     _check_names(frame, scorers)
+    if work is None:
+        with Progress(f"score {label}", len(frame), "images") as progress:
+            return frame.assign(**_scores(folder, frame, scorers, batch_size, progress))
+
+    def write_shard(rows: range, shard: Path, progress: Progress) -> None:
+        part = _scores(folder, frame.iloc[rows.start : rows.stop], scorers, batch_size, progress)
+        pd.DataFrame(part).to_parquet(shard / "scores.parquet", index=False)
+
+    write_shards(work, len(frame), SHARD_SIZE, write_shard, f"score {label}", "images")
+    parts = [read_parquet(path) for path in sorted(work.glob("shard-*/scores.parquet"))]
+    return frame.assign(**{str(name): column.tolist() for name, column in pd.concat(parts).items()})
+
+
+def _scores(
+    folder: Path, frame: pd.DataFrame, scorers: Sequence[Scorer], batch_size: int, progress: Progress
+) -> dict[str, list[Any]]:
+    """A column per scorer and `flagged`, for the images of a listing, each decoded once."""
     files, prompts = frame["image"].tolist(), frame["prompt"].tolist()
     columns: dict[str, list[float]] = {scorer.name: [] for scorer in scorers}
     flagged: list[bool] = []
-    with Progress(f"score {label}", len(files), "images") as progress:
-        for start in range(0, len(files), batch_size):
-            names = files[start : start + batch_size]
-            images = [open_image(folder / name) for name in names]
-            flagged += [is_single_colour(image) for image in images]
-            for scorer in scorers:
-                scores = scorer.score(images, prompts[start : start + batch_size]).double()
-                _check_finite(scorer.name, scores, names)
-                columns[scorer.name] += scores.tolist()
-            progress.update(len(images))
-    return frame.assign(**columns, flagged=flagged)
+    for start in range(0, len(files), batch_size):
+        names = files[start : start + batch_size]
+        images = [open_image(folder / name) for name in names]
+        flagged += [is_single_colour(image) for image in images]
+        for scorer in scorers:
+            scores = scorer.score(images, prompts[start : start + batch_size]).double()
+            _check_finite(scorer.name, scores, names)
+            columns[scorer.name] += scores.tolist()
+        progress.update(len(images))
+    return {**columns, "flagged": flagged}
 
 
 def _check_names(frame: pd.DataFrame, scorers: Sequence[Scorer]) -> None:

@@ -1,4 +1,8 @@
-"""Writing so that nothing is ever half-written: to a temporary name in the same folder, then renamed."""
+"""Writing so that nothing is ever half-written, to a temporary name in the same folder, then renamed; reading what is whole.
+
+A folder in outputs/ gets a list of its files' hashes (`spin.runtime.sums`). A file that is an output by itself has no
+place for one: it is sealed (`spin.runtime.seals`).
+"""
 
 import hashlib
 import json
@@ -10,7 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spin.errors import FileError
+from spin.errors import DamagedError, FileError
+from spin.runtime.remedies import remedy
+from spin.runtime.seals import SEAL, UNSEALED, seal
+from spin.runtime.sums import checked, is_listed, is_output, write_sums
+from spin.runtime.sums import sha256_file as sha256_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,10 +42,11 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_dir(path: Path) -> Iterator[Path]:
+def replacing_dir(path: Path, sums: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; swap it into place if the block ends without an error.
 
-    An older folder at `path` stays whole until the new one is complete.
+    An older folder at `path` stays whole until the new one is complete. In outputs/ and .spin/ the new one gets a list of
+    the hashes of its files, unless `sums` is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left_by_a_killed_run in path.parent.glob(f".{path.name}.tmp.*"):
@@ -46,6 +55,8 @@ def replacing_dir(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
+        if sums and is_listed(path):
+            write_sums(temporary)
         for written in (*temporary.rglob("*"), temporary):
             _to_disk(written)
         if path.exists():
@@ -76,42 +87,65 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as sorted, indented JSON; NaN and infinity are refused (they are not JSON)."""
+def write_json(path: Path, value: Any, sealed_for: Path | None = None) -> None:
+    """Write `value` as sorted, indented JSON; NaN and infinity are refused (they are not JSON).
+
+    An object that is an output by itself is sealed for the place where it will lie.
+    """
+    value = value if sealed_for is None else {**value, SEAL: UNSEALED}
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with replacing_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+        if sealed_for is not None:
+            seal(temporary, sealed_for)
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file written by `write_json`; raises `FileError` if it is missing or torn."""
+    """Read a JSON file written by `write_json`, without its seal.
+
+    Raises `FileError` if it is missing or torn, `DamagedError` if an output is torn or holds other bytes than were written.
+    """
+    checked(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _unreadable(path, "JSON", error) from None
+    if isinstance(value, dict):
+        value.pop(SEAL, None)
+    return value
+
+
+def write_parquet(path: Path, frame: "pd.DataFrame", sealed_for: Path) -> None:
+    """Write a table that is an output by itself, sealed for the place where it will lie."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    metadata = {**table.schema.metadata, SEAL.encode(): UNSEALED.encode()}
+    with replacing_file(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary)
+        seal(temporary, sealed_for)
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> "pd.DataFrame":
-    """Read a table written by a stage; raises `FileError` if it is missing or torn, or lacks one of `columns`."""
+    """Read a table written by a stage.
+
+    Raises `FileError` if it is missing or torn or lacks one of `columns`, `DamagedError` if an output does or holds other
+    bytes than were written.
+    """
     import pandas as pd  # here: most commands that read JSON need no tables
 
+    checked(path)
     try:
         return pd.read_parquet(path, columns=columns)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of Arrow's readers on damaged bytes: any
         raise _unreadable(path, "parquet", error) from None
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> FileError:
+def _unreadable(path: Path, kind: str, error: Exception) -> FileError | DamagedError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return FileError(
-        f"{path} must be a whole {kind} file, but it does not read ({reason}); make it again with its stage."
-    )
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    said = f"{path} must be a whole {kind} file, but it does not read ({reason}); {remedy(path)}."
+    return DamagedError(said) if path.is_file() and is_output(path) else FileError(said)
 
 
 def sha256_tree(root: Path, pattern: str = "**/*") -> str:

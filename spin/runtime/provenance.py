@@ -47,12 +47,21 @@ def recorded_md5s(root: Path) -> dict[str, str]:
 
 def recorded_outputs(root: Path) -> dict[str, dict[str, Any]]:
     """Return path -> entry (md5, size, nfiles of a folder) of every output in dvc.lock; raises `FileError` if it is torn."""
+    return {path: entry for path, (_, entry) in _recorded(root).items()}
+
+
+def recorded_stages(root: Path) -> dict[str, str]:
+    """Return path -> the stage that made it (`train@iter1`) of every output in dvc.lock; raises `FileError` if it is torn."""
+    return {path: stage for path, (stage, _) in _recorded(root).items()}
+
+
+def _recorded(root: Path) -> dict[str, tuple[str, dict[str, Any]]]:
     lock = root / "dvc.lock"
     if not lock.is_file():
         return {}
     try:
         stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-        return {out["path"]: out for stage in stages.values() for out in stage.get("outs", [])}
+        return {out["path"]: (name, out) for name, stage in stages.items() for out in stage.get("outs", [])}
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(
             f"{lock} must read as DVC wrote it, but does not ({str(error).splitlines()[0]}); `git checkout dvc.lock` "

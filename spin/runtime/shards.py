@@ -15,6 +15,7 @@ from typing import Any
 from spin.runtime.devices import process_state
 from spin.runtime.files import replacing_dir
 from spin.runtime.progress import Progress
+from spin.runtime.sums import is_whole
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ def write_shards(
 ) -> None:
     """Fill `work` with shard-00000, shard-00001, ...; a killed run continues from those that are there.
 
-    `write_shard(rows, folder, progress)` computes one shard into an existing empty folder and counts its rows. Files
-    that `work` does not hold as a finished shard are made again. Returns when the shards of all processes are there.
+    `write_shard(rows, folder, progress)` computes one shard into an existing empty folder and counts its rows. A shard
+    that `work` does not hold finished and undamaged is made again. Returns when the shards of all processes are there.
     """
     shards = my_shards(num_rows, shard_size)
-    missing = [(index, rows) for index, rows in shards if not (work / f"shard-{index:05d}").is_dir()]
+    missing = [(index, rows) for index, rows in shards if not is_whole(work / f"shard-{index:05d}")]
     with progress_over(label, unit, shards, missing) as progress:
         for index, rows in missing:
             with replacing_dir(work / f"shard-{index:05d}") as folder:
@@ -72,7 +73,12 @@ def progress_over(
 def collect_shards(work: Path, out: Path) -> None:
     """Put the finished shards of `work` into the folder `out` as well: what is killed after this finds them again."""
     for shard in sorted(work.glob("shard-*")):
-        shutil.copytree(shard, out / shard.name, copy_function=link_or_copy)
+        link_tree(shard, out / shard.name)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Make the folder `target`, which may be there, a second place of the files below `source`, its list included."""
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

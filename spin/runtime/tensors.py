@@ -12,6 +12,8 @@ from torch import Tensor
 
 from spin.errors import DataError
 from spin.runtime.files import replacing_file
+from spin.runtime.remedies import remedy
+from spin.runtime.sums import checked, is_whole
 
 KEY = "spin.key"
 """The one metadata entry of a shard: a digest of what it encodes and how."""
@@ -30,8 +32,8 @@ def save_shard(path: Path, tensors: dict[str, Tensor], key: str) -> None:
 
 
 def holds(path: Path, key: str) -> bool:
-    """Whether `path` is a whole shard of the content `key`; a file cut short or of other content is not."""
-    if not path.is_file():
+    """Whether `path` is a whole shard of the content `key`; a file that is damaged or of other content is not."""
+    if not path.is_file() or not is_whole(path.parent):
         return False
     try:
         with safe_open(path, framework="pt") as shard:
@@ -41,35 +43,49 @@ def holds(path: Path, key: str) -> bool:
 
 
 class ShardedTensors:
-    """Rows of the safetensors files of a folder of shards, read on demand; memory does not grow with the data set."""
+    """Rows of the safetensors files of a folder of shards, read on demand; memory does not grow with the data set.
+
+    A shard's bytes are compared with its folder's list before the first row of it is read.
+    """
 
     def __init__(self, folder: Path, file: str, keys: Sequence[str] | None = None) -> None:
         """Open `folder`/shard-*/`file`.safetensors.
 
-        Raises `DataError` if there is none, if one is torn, or if they are not those with the digests `keys`.
+        Raises `DataError` if there is none, if one is torn, or if they are not those with the digests `keys`;
+        `DamagedError`, here or where rows are read, if one holds other bytes than were written.
         """
         self.folder = folder
-        paths = sorted(folder.glob(f"shard-*/{file}.safetensors"))
-        if not paths:
+        self._paths = sorted(folder.glob(f"shard-*/{file}.safetensors"))
+        if not self._paths:
             raise DataError(
                 f"{folder} must hold shards of {file}, found none; run the stage that makes them again."
             )
-        try:
-            self._shards: list[Any] = [safe_open(path, framework="pt") for path in paths]
-        except Exception as error:
-            raise DataError(
-                f"{folder} holds a torn shard ({error}); run the stage that makes it again."
-            ) from None
+        self._shards = [_open(path) for path in self._paths]
+        self._checked: set[int] = set()
         if keys is not None:
             self._check_keys(folder, keys)
         self.names = sorted(self._shards[0].keys())
         """Of the tensors in every shard."""
+        for path, shard in zip(self._paths, self._shards, strict=True):
+            if sorted(shard.keys()) != self.names:
+                self.check()
+                raise DataError(
+                    f"{path} must hold {', '.join(self.names)} as the first shard does; {remedy(path)}."
+                )
         sizes = [shard.get_slice(self.names[0]).get_shape()[0] for shard in self._shards]
         self._ends = np.cumsum(sizes)
+
+    def check(self) -> None:
+        """Compare the bytes of all shards with their lists now; raises `DamagedError`."""
+        for path in self._paths:
+            checked(path)
 
     def _check_keys(self, folder: Path, keys: Sequence[str]) -> None:
         found = [(shard.metadata() or {}).get(KEY) for shard in self._shards]
         if found != list(keys):
+            for path, key, wanted in zip(self._paths, found, keys, strict=False):
+                if key != wanted:
+                    checked(path)
             stale = sum(key not in keys for key in found)
             raise DataError(
                 f"{folder} must hold the {len(keys)} shards that its cache.json lists, found {len(found)}, {stale} of "
@@ -88,9 +104,22 @@ class ShardedTensors:
         if not 0 <= row < len(self):
             raise IndexError(row)
         shard = int(np.searchsorted(self._ends, row, side="right"))
+        if shard not in self._checked:
+            checked(self._paths[shard])
+            self._checked.add(shard)
         start = int(self._ends[shard - 1]) if shard else 0
         tensor: Tensor = self._shards[shard].get_slice(name)[row - start]
         return tensor
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except Exception as error:  # whatever the reader makes of a torn file
+        checked(path)
+        raise DataError(
+            f"{path} must be a whole shard, but does not read ({error}); {remedy(path)}."
+        ) from None
 
 
 def posteriors_at(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from spin.data.manifest import read_prompt_table
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.schema import Params
 from spin.runtime.files import write_json
@@ -22,7 +23,7 @@ def write_clean_samples(out: Path, diffusion: LatentDiffusion, prompts: Path, pa
     evaluate = params.evaluate
     (out / "images").mkdir()
     rows = []
-    for position, prompt in enumerate(pd.read_parquet(prompts).to_dict("records")):
+    for position, prompt in enumerate(read_prompt_table(prompts).to_dict("records")):
         clean = clean_image(parse_caption(str(prompt["prompt"])))
         mean, _ = diffusion.encode_images(to_pixel_values([clean]))
         image = Image.fromarray(diffusion.decode_latents(diffusion.scale(mean))[0].numpy())

@@ -209,6 +209,7 @@ def open_opponents(folder: Path) -> tuple[pd.DataFrame, ShardedTensors]:
         raise DataError(f"{folder} must hold opponents, found none; run `spin opponents` first.")
     index, tensors = read_parquet(folder / "index.parquet"), ShardedTensors(folder, "latents")
     if len(tensors) != len(index):
+        tensors.check()
         raise DataError(
             f"{folder} must hold the {len(index)} images of its index, found {len(tensors)}; draw the opponents again."
         )

@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from spin.data.manifest import read_prompt_table
 from spin.models.conditioning import square_geometry
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.evaluation import EvaluateParams
 from spin.runtime.files import read_parquet, replacing_dir, sha256_file, write_json
 from spin.runtime.progress import Progress
+from spin.runtime.sums import is_whole
 from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
 
@@ -50,7 +52,7 @@ def write_samples(
             "seed": params.seed,
             "image": f"images/{position:05d}-{index}.png",
         }
-        for position, prompt in enumerate(read_parquet(prompts).to_dict("records"))
+        for position, prompt in enumerate(read_prompt_table(prompts).to_dict("records"))
         for index in range(params.images_per_prompt)
     ]
 
@@ -60,7 +62,7 @@ def write_samples(
         for start in range(0, len(rows), params.batch_size):
             batch = rows[start : start + params.batch_size]
             shard = work / f"batch-{start:07d}-{params.batch_size}"
-            if not shard.is_dir():
+            if not is_whole(shard):
                 text = diffusion.encode_prompts([str(row["prompt"]) for row in batch])
                 generators = [
                     generator_for("evaluate", params.seed, str(row["prompt_id"]), int(row["image_index"]))
@@ -85,5 +87,5 @@ def _collect(out: Path, work: Path, rows: list[dict[str, Any]]) -> None:
         shutil.copyfile(path, out / "images" / path.name)  # copied: a killed run finds them again
     missing = [row["image"] for row in rows if not (out / row["image"]).is_file()]
     assert not missing, f"{len(missing)} images were not drawn, {missing[0]} first"
-    frame = pd.DataFrame(rows, columns=["prompt_id", "prompt", "category", "image_index", "seed", "image"])
+    frame = pd.DataFrame(rows)  # the prompts' columns, image_index, seed, image
     frame.to_parquet(out / "manifest.parquet", index=False)

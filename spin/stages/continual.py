@@ -115,7 +115,8 @@ def _scores(
         del diffusion
         scorers = [load_scorer(name, given.source, device=device) for name, given in params.scorers.items()]
         score_folder(images, scorers, scores, evaluate.batch_size)
-        write_json(scores / "protocol.json", read_json(images / "protocol.json"))
+        protocol = scores / "protocol.json"
+        write_json(protocol, read_json(images / "protocol.json"), sealed_for=protocol)
         for done in (images, drawing):
             shutil.rmtree(done)
     return read_parquet(scores / "scores.parquet").assign(path=path, step=step)

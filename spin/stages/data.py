@@ -1,19 +1,33 @@
 """What is made before the first iteration: the data set, the base's reference, cached latents, prompt sets."""
 
+import shutil
+
 from spin import paths
 from spin.errors import ParamsError
 from spin.params.schema import Params
 from spin.runtime.devices import default_device
-from spin.runtime.files import read_json, replacing_dir, replacing_file, write_json
-from spin.stages.work import check_name
+from spin.runtime.files import read_json, replacing_dir, write_json, write_parquet
+from spin.runtime.shards import link_tree
+from spin.runtime.sums import is_whole
+from spin.stages.work import check_name, stage_output
 
 
 def run_data(params: Params) -> None:
-    """Bring the data source to a manifest with prompt sets."""
-    from spin.data.prepare import write_data
+    """Bring the data source to a manifest with prompt sets; a killed run goes on with the images that are ready."""
+    from spin.data.prepare import source_digest, write_data
 
-    with replacing_dir(paths.DATA) as out:
-        write_data(out, params)
+    if params.data.kind in ("toy", "none"):  # made in seconds: nothing to keep
+        with replacing_dir(paths.DATA) as out:
+            write_data(out, params)
+        return
+    key = params.model_dump(include={"seed", "resolution", "data"}), source_digest(params)
+    with stage_output(paths.DATA, run_data, "", *key) as (out, work):
+        finished, ready = work / "set", work / "ready"
+        if not is_whole(finished):
+            with replacing_dir(finished) as folder:
+                write_data(folder, params, ready)
+            shutil.rmtree(ready, ignore_errors=True)
+        link_tree(finished, out)
 
 
 def run_base(params: Params) -> None:
@@ -68,5 +82,5 @@ def run_prompt_set(params: Params, name: str) -> None:
     table = (
         read_prompts(paths.DATA, chosen.prompts) if own else load_prompt_set(chosen.prompts, chosen.source)
     )
-    with replacing_file(paths.prompts_of(name)) as temporary:
-        table.to_parquet(temporary, index=False)
+    place = paths.prompts_of(name)
+    write_parquet(place, table, sealed_for=place)

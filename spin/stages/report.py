@@ -3,7 +3,8 @@
 from spin import paths
 from spin.params.schema import Params
 from spin.runtime.files import read_json, write_json
-from spin.stages.work import check_name
+from spin.runtime.sums import check_folder, check_sum
+from spin.stages.work import CURVE_SUM, check_name
 
 
 def run_tables(params: Params, prompt_set: str) -> None:
@@ -22,4 +23,10 @@ def run_report(params: Params) -> None:
     """Draw the figures and the page."""
     from spin.evaluation.report import write_report
 
+    for prompt_set in params.evaluate.prompt_sets:
+        check_folder(paths.TABLES / prompt_set)
+        for model in (*params.evaluate.models, *params.evaluate.references):
+            check_folder(paths.SAMPLES / prompt_set / model)
+    for model in params.evaluate.models:
+        check_sum(paths.CHECKPOINTS / model / CURVE_SUM, paths.CURVES / f"{model}.csv")
     write_report(params, paths.OUTPUTS, paths.REPORT)

@@ -5,6 +5,7 @@ enough: randomness is a function of the step, so the trained weights, their aver
 fp16's loss scale are the whole state.
 """
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,11 @@ def _restore(path: Path, state: TrainState, accelerator: Accelerator) -> list[Re
     if not path.is_file():
         return []
 
-    # All of it or nothing: a torn state must not train on.
+    # All of it or nothing: a damaged state must not train on. torch writes checksums and does not look at them.
     try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} in it is damaged")
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         load_trainable_state(state.player, saved["player"])
         state.optimizer.load_state_dict(saved["optimizer"])

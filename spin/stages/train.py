@@ -18,10 +18,18 @@ from spin.params.schema import Params
 from spin.runtime.devices import process_state
 from spin.runtime.files import read_json, replacing_file, write_json
 from spin.runtime.progress import Progress
+from spin.runtime.sums import write_sum
 from spin.stages.callbacks import AfterUpdate, describe_run, save_snapshot
 from spin.stages.preview import make_preview
 from spin.stages.resume import restore_state, save_state
-from spin.stages.work import checkpoint_digest, digest_of, earlier_iterates, stage_output, work_folder
+from spin.stages.work import (
+    CURVE_SUM,
+    checkpoint_digest,
+    digest_of,
+    earlier_iterates,
+    stage_output,
+    work_folder,
+)
 from spin.training.ema import averaged
 from spin.training.loop import train
 from spin.training.precision import make_accelerator
@@ -71,7 +79,9 @@ def run_train(params: Params, name: str) -> list[dict[str, float]]:
         shutil.rmtree(inputs.previews, ignore_errors=True)  # of an earlier training
     with stage_output(paths.CHECKPOINTS / name, run_train, name, *key) as (out, _):
         trained = run_training(params, name, inputs, out)
-        write_curve(paths.CURVES / f"{name}.csv", trained.curve)
+        curve = paths.CURVES / f"{name}.csv"
+        write_curve(curve, trained.curve)
+        write_sum(out / CURVE_SUM, curve)
     write_json(paths.TRAINING / f"{name}.json", trained.run)
     return trained.curve
 

@@ -9,9 +9,13 @@ from spin import paths
 from spin.errors import ParamsError
 from spin.params.schema import Params
 from spin.runtime.code import code_digest
-from spin.runtime.files import replacing_dir, sha256_file
+from spin.runtime.files import replacing_dir
 from spin.runtime.shards import work_key
+from spin.runtime.sums import checked_digest
 from spin.stages.kept_work import finish, remove_recorded
+
+CURVE_SUM = "curve.sha256"
+"""In a checkpoint: the hash of its training's curve, which is an output of its own."""
 
 
 @contextlib.contextmanager
@@ -24,23 +28,35 @@ def stage_output(
     is continued by the same work and by no other. It stays until DVC has recorded the output. What `out` held before
     stays until the new one is whole.
     """
+    with kept_work(out, run, item, *depends_on) as work, replacing_dir(out) as folder:
+        yield folder, work
+
+
+@contextlib.contextmanager
+def kept_work(out: Path, run: Callable[..., Any], item: str, *depends_on: Any) -> Iterator[Path]:
+    """Yield the work folder of a stage that brings its folder `out` into place itself; otherwise as `stage_output`."""
     remove_recorded()
     work = work_folder(run, item, *depends_on)
     work.mkdir(parents=True, exist_ok=True)
-    with replacing_dir(out) as folder:
-        yield folder, work
+    try:
+        yield work
+    except BaseException:
+        with contextlib.suppress(OSError):
+            work.rmdir()  # if nothing is in it
+        raise
     finish(work, out)
 
 
 def work_folder(run: Callable[..., Any], item: str, *depends_on: Any) -> Path:
     """Where the stage function `run` keeps unfinished work: named by what it depends on, its code's meaning included."""
     key = work_key(code_digest(f"{run.__module__}:{run.__name__}"), *depends_on)
-    return paths.WORK / "work" / f"{run.__name__.removeprefix('run_')}-{item}-{key}"
+    stage = run.__name__.removeprefix("run_")
+    return paths.WORK / "work" / "-".join(part for part in (stage, item, key) if part)
 
 
 def digest_of(*files: Path) -> list[str]:
-    """What input files hold, for the key of unfinished work."""
-    return [sha256_file(file) if file.is_file() else "absent" for file in files]
+    """What input files hold, for the key of unfinished work; raises `DamagedError` for one that is damaged."""
+    return [checked_digest(file) if file.is_file() else "absent" for file in files]
 
 
 def checkpoint_digest(name: str) -> list[str]:

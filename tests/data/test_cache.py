@@ -13,10 +13,11 @@ from PIL import Image
 import spin.data.cache
 from spin.data.cache import Cache, write_cache
 from spin.data.manifest import read_manifest
-from spin.errors import DataError
+from spin.errors import DamagedError, DataError
 from spin.models.checkpoint import load_model
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.runtime.files import read_json, sha256_file, sha256_tree
+from spin.runtime.sums import write_sums
 from spin.runtime.tensors import ShardedTensors, save_shard
 from spin.stages.data import run_cache
 from spin.training.examples import sft_training_set
@@ -74,6 +75,7 @@ def replace_image(image: str) -> None:
     manifest = pd.read_parquet("outputs/data/manifest.parquet")
     manifest.loc[manifest["image"] == image, "sha256"] = sha256_file(path)
     manifest.to_parquet("outputs/data/manifest.parquet", index=False)
+    write_sums(Path("outputs/data"))
 
 
 def test_making_it_again_encodes_nothing_and_gives_the_same_bytes(
@@ -90,10 +92,32 @@ def test_a_shard_cut_short_in_the_store_is_made_again(
     inside: Path, tiny_base: Path, encoded: list[int]
 ) -> None:
     before = sha256_tree(Path("outputs/cache"))
-    cut_short(sorted(Path(".spin/cache/latents").iterdir())[0])
+    cut_short(sorted(Path(".spin/cache/latents").glob("*/posteriors.safetensors"))[0])
     run_cache(parameters(tiny_base))
     assert sum(encoded) in (4, 5), "that shard and no other"
     assert sha256_tree(Path("outputs/cache")) == before
+
+
+def test_a_flipped_bit_is_mended_in_the_cache_and_in_the_store_which_have_one_file(
+    inside: Path, tiny_base: Path, encoded: list[int]
+) -> None:
+    for copied in Path("outputs/cache").rglob("*.safetensors"):  # a copied project has lost its links
+        copied.unlink()
+    run_cache(parameters(tiny_base))
+    encoded.clear()
+    before, store = sha256_tree(Path("outputs/cache")), sha256_tree(Path(".spin/cache"))
+    content = bytearray(shards()[2].read_bytes())
+    content[len(content) // 2] ^= 1
+    with shards()[2].open("r+b") as stream:  # in place
+        stream.write(content)
+    assert sha256_tree(Path(".spin/cache")) != store
+    with pytest.raises(
+        DamagedError, match=rf"^{shards()[2]} must hold .*; `python -m spin cache` makes it again"
+    ):
+        Cache(Path("outputs/cache")).posteriors(pd.read_parquet("outputs/cache/images.parquet")["image"])
+    run_cache(parameters(tiny_base))
+    assert sum(encoded) in (4, 5), "that shard and no other"
+    assert (sha256_tree(Path("outputs/cache")), sha256_tree(Path(".spin/cache"))) == (before, store)
 
 
 def test_a_changed_image_costs_its_shard_and_is_encoded_anew(
@@ -117,6 +141,7 @@ def test_a_changed_image_costs_its_shard_and_is_encoded_anew(
 def test_an_image_that_is_not_the_manifests_is_refused(inside: Path, tiny_base: Path) -> None:
     image = Path("outputs/data") / str(read_manifest(Path("outputs/data"))["image"][3])
     Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(image)
+    write_sums(Path("outputs/data"))
     before = sha256_tree(Path("outputs/cache"))
     with pytest.raises(
         DataError, match="must be the image that the manifest lists, but its bytes have changed"
@@ -133,7 +158,15 @@ def test_training_on_a_stale_cache_is_refused(inside: Path, tiny_base: Path) -> 
 
 def test_a_torn_shard_is_refused_by_readers(inside: Path) -> None:
     cut_short(shards()[1])
-    with pytest.raises(DataError, match=r"holds a torn shard .*; run the stage that makes it again\."):
+    with pytest.raises(
+        DamagedError, match=rf"{shards()[1]} must hold .*; `python -m spin cache` makes it again\."
+    ):
+        Cache(Path("outputs/cache"))
+    for listing in Path("outputs/cache").rglob("spin.sha256"):
+        listing.unlink()
+    with pytest.raises(
+        DataError, match=rf"{shards()[1]} must be a whole shard.*; `python -m spin cache` makes it again\."
+    ):
         Cache(Path("outputs/cache"))
 
 
@@ -142,6 +175,7 @@ def test_a_shard_of_another_cache_is_refused_by_readers(inside: Path, missing: b
     shutil.rmtree(shards()[4].parent)
     if not missing:
         shutil.copytree(shards()[0].parent, "outputs/cache/latents/shard-00004")
+    write_sums(Path("outputs/cache"))
     with pytest.raises(DataError, match=r"must hold the 5 shards that its cache\.json lists"):
         Cache(Path("outputs/cache"))
 

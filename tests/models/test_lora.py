@@ -141,6 +141,8 @@ def test_every_iteration_starts_at_log_2_through_the_stages(
             assert curve[0]["error_real_change"] == 0.0
         assert curve[1]["error_real_change"] != 0.0
         assert {path.name for path in walk(Path("outputs/checkpoints") / name)} == {
+            "curve.sha256",
             "model.json",
             "pytorch_lora_weights.safetensors",
+            "spin.sha256",
         }

@@ -107,18 +107,22 @@ def test_pick_a_pic_reads_the_captions_of_one_split_in_order(
     (tmp_path / "data").mkdir()
     for split, count in (("test_unique", 500), ("validation_unique", 499)):
         frame = pd.DataFrame({"caption": [f"{split} {index}" for index in range(count)], "jpg_0": b"\xff"})
+        frame["user_id"] = frame.index // 4
         frame.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     load = datasets.load_dataset
 
     def local(repository: str, **options: object) -> object:
         assert repository == "yuvalkirstain/pickapic_v2"
         rows = load(str(tmp_path), **options)
-        assert list(next(iter(rows))) == ["caption"], "images are not read"
+        assert list(next(iter(rows))) == ["caption", "user_id"], "images are not read"
         return rows
 
     monkeypatch.setattr(datasets, "load_dataset", local)
     prompts = load_prompt_set("pickapic_test_unique")
     assert prompts["prompt"].tolist() == [f"test_unique {index}" for index in range(500)]
+    assert prompts["cluster"].tolist() == [str(index // 4) for index in range(500)], (
+        "a user's prompts belong together"
+    )
     with pytest.raises(
         DataError, match="pickapic_validation_unique must have 500 prompts, got 499 from the hub"
     ):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from spin.data.cache import Cache
 from spin.errors import DataError
 from spin.params.schema import Params
+from spin.runtime.sums import write_sums
 from spin.stages.train import run_train
 from spin.stages.work import earlier_iterates
 from spin.training.examples import spin_training_set
@@ -82,13 +83,16 @@ def test_opponents_of_other_captions_are_refused(inside: Path, tiny_base: Path) 
     index, _ = drawn(tiny_base)
     try:
         index.assign(id=list(reversed(index["id"]))).to_parquet(INDEX, index=False)
+        write_sums(INDEX.parent)
         with pytest.raises(DataError, match="must hold an image for each of the 12 captions"):
             spin_training_set(Path("outputs/data"), Cache(Path("outputs/cache")), INDEX.parent)
         index.iloc[:-1].to_parquet(INDEX, index=False)
+        write_sums(INDEX.parent)
         with pytest.raises(DataError, match="must hold the 11 images of its index, found 12"):
             spin_training_set(Path("outputs/data"), Cache(Path("outputs/cache")), INDEX.parent)
     finally:
         index.to_parquet(INDEX, index=False)
+        write_sums(INDEX.parent)
 
 
 @pytest.mark.slow

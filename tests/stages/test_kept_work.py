@@ -1,31 +1,25 @@
-"""A finished training is not lost before DVC has recorded it, and its work does not stay after that."""
+"""Finished work is not lost before DVC has recorded it, and does not stay after that."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+import spin.data.writer
+import spin.rewards.scoring
 import spin.training.loop
+from spin import paths
+from spin.errors import ModelError
 from spin.runtime.files import sha256_tree
-from spin.runtime.provenance import content_md5
+from spin.stages.data import run_prompt_set
 from spin.stages.kept_work import MARK
-from spin.stages.sample import run_opponents
+from spin.stages.sample import run_generate, run_opponents
 from spin.stages.train import run_train
+from tests.stages.kept import flip, record, works
 from tests.stages.projects import parameters, prepare
 
 CHECKPOINT = Path("outputs/checkpoints/iter1")
-
-
-def record(out: Path) -> None:
-    """What DVC writes into dvc.lock of a finished stage."""
-    files = [file for file in out.rglob("*") if file.is_file()]
-    entry = {"path": out.as_posix(), "md5": content_md5(out), "nfiles": len(files)}
-    entry["size"] = sum(file.stat().st_size for file in files)
-    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"train@iter1": {"outs": [entry]}}}))
-
-
-def works() -> set[str]:
-    return {mark.parent.name.split("-")[0] for mark in Path(".spin/work").glob(f"*/{MARK}")}
 
 
 @pytest.fixture
@@ -64,7 +58,7 @@ def test_another_output_of_that_name_in_dvc_lock_keeps_the_work(inside: Path, ti
     run_train(params, "iter1")
     record(CHECKPOINT)
     lock = yaml.safe_load(Path("dvc.lock").read_text())
-    lock["stages"]["train@iter1"]["outs"][0]["size"] += 1
+    lock["stages"]["some"]["outs"][0]["size"] += 1
     Path("dvc.lock").write_text(yaml.safe_dump(lock))
     run_opponents(params, "iter2")
     assert works() == {"train", "opponents"}
@@ -80,6 +74,58 @@ def test_a_damaged_mark_keeps_the_work_and_stops_no_stage(inside: Path, tiny_bas
     mark.write_text(torn)
     run_opponents(params, "iter2")
     assert works() == {"train", "opponents"}
+
+
+def test_a_training_that_is_as_large_as_the_recorded_one_is_kept(inside: Path, tiny_base: Path) -> None:
+    (inside / "dvc.yaml").touch()
+    run_train(parameters(tiny_base), "iter1")
+    record(CHECKPOINT)
+    other = parameters(tiny_base, iterations={"iter1": {"learning_rate": 0.5}})
+    run_train(other, "iter1")
+    run_opponents(other, "iter2")
+    assert works() == {"train", "opponents"}, "the recorded one is another"
+    record(CHECKPOINT)
+    run_opponents(other, "iter2")
+    assert works() == {"opponents"}
+
+
+def test_kept_shards_that_are_damaged_are_drawn_again(inside: Path, tiny_base: Path) -> None:
+    (inside / "dvc.yaml").touch()
+    params = parameters(tiny_base)
+    out = Path("outputs/opponents/iter1")
+    before = sha256_tree(out)
+    run_opponents(params, "iter1")
+    for file in sorted(out.glob("shard-*/latents.safetensors"))[:2]:
+        flip(file)  # in the kept work as well, by its second name
+    shutil.rmtree(out)
+    run_opponents(params, "iter1")
+    assert sha256_tree(out) == before
+
+
+def test_kept_images_that_are_damaged_are_drawn_again(inside: Path, tiny_base: Path) -> None:
+    (inside / "dvc.yaml").touch()
+    params, samples = parameters(tiny_base, evaluate={"batch_size": 1}), paths.SAMPLES / "test" / "base"
+    run_prompt_set(params, "test")
+    run_generate(params, "test", "base")
+    before = sha256_tree(samples)
+    shutil.rmtree(samples)
+    flip(next(Path(".spin/work").glob("generate-test-base-*/batch-*/00002-0.png")))
+    run_generate(params, "test", "base")
+    assert sha256_tree(samples) == before
+
+
+def test_a_damaged_step_checkpoint_is_not_trained_on(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inside / "dvc.yaml").touch()
+    params = parameters(tiny_base)
+    run_train(params, "iter1")
+    (state,) = Path(".spin/work").glob("train-iter1-*/state.pt")
+    flip(state)
+    with pytest.raises(
+        ModelError, match=rf"{state} must be a step checkpoint .* is damaged.*delete it to start over"
+    ):
+        run_train(params, "iter1")
 
 
 def test_without_dvc_no_work_stays(inside: Path, tiny_base: Path) -> None:

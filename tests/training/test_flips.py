@@ -17,6 +17,7 @@ from spin.errors import DataError
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.schema import Params, load_params
 from spin.runtime.images import open_rgb, to_pixel_values
+from spin.runtime.sums import write_sums
 from spin.runtime.tensors import ShardedTensors, posteriors_at, save_shard
 from spin.stages.data import run_base, run_cache, run_data
 from spin.stages.sample import run_opponents
@@ -144,6 +145,12 @@ def test_every_kind_of_training_set_reads_the_mirrored_rows_of_each_side(
     torch.testing.assert_close(lost[0], encoded(diffusion, losers, opposite), rtol=1e-4, atol=1e-5)
 
 
+def replace_table(path: Path, frame: pd.DataFrame) -> None:
+    """As its stage would leave it."""
+    frame.to_parquet(path, index=False)
+    write_sums(path.parent)
+
+
 def test_a_training_set_says_what_is_flagged_and_refuses_what_is_not_its_own(
     project: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,15 +161,15 @@ def test_a_training_set_says_what_is_flagged_and_refuses_what_is_not_its_own(
     try:
         spin_training_set(DATA, cache, OPPONENTS)
         assert "are flagged" not in caplog.text
-        drawn.assign(flagged=["black", *[""] * (len(drawn) - 1)]).to_parquet(index, index=False)
+        replace_table(index, drawn.assign(flagged=["black", *[""] * (len(drawn) - 1)]))
         assert spin_training_set(DATA, cache, OPPONENTS).num_rows == len(drawn) - 1
         assert f"1 of the {len(drawn)} opponents are flagged (black)" in caplog.text
         twice = pd.concat([drawn.iloc[:-1], drawn.iloc[:1]])  # the first caption twice, the last one never
-        twice.to_parquet(index, index=False)
+        replace_table(index, twice)
         with pytest.raises(DataError, match="must hold an image for each of the 12 captions"):
             spin_training_set(DATA, cache, OPPONENTS)
-        drawn.to_parquet(index, index=False)
-        listed.assign(sha256="0" * 64).to_parquet(manifest, index=False)
+        replace_table(index, drawn)
+        replace_table(manifest, listed.assign(sha256="0" * 64))
         for opened in (
             lambda: spin_training_set(DATA, cache, OPPONENTS),
             lambda: dpo_training_set(DATA, cache),
@@ -171,8 +178,8 @@ def test_a_training_set_says_what_is_flagged_and_refuses_what_is_not_its_own(
             with pytest.raises(DataError, match="must hold the images of the manifest"):
                 opened()
     finally:
-        drawn.to_parquet(index, index=False)
-        listed.to_parquet(manifest, index=False)
+        replace_table(index, drawn)
+        replace_table(manifest, listed)
 
 
 def test_each_stage_reads_its_own_kind_of_examples_and_self_play_only_what_its_reference_drew(

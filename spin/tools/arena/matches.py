@@ -10,6 +10,7 @@ import pandas as pd
 
 from spin.errors import EvaluationError
 from spin.runtime.files import read_json, read_parquet, sha256_file
+from spin.runtime.sums import check_folder
 
 KEYS = ["prompt_id", "image_index"]
 
@@ -65,6 +66,7 @@ def samples_digest(folder: Path) -> str:
 
 def _read_manifest(folder: Path) -> pd.DataFrame:
     path = folder / "manifest.parquet"
+    check_folder(folder)
     try:
         frame = read_parquet(path)
     except (OSError, ValueError):

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from spin.errors import EvaluationError
+from spin.evaluation.intervals import winning_intervals
 from spin.evaluation.labels import model_label, scorer_label
-from spin.evaluation.statistics import Floats, resample_prompts, sign_flip_test, winning_interval
+from spin.evaluation.statistics import Floats, sign_flip_test
 from spin.runtime.files import read_parquet
 
 KEYS = ["prompt_id", "image_index"]
-BOOTSTRAP_SAMPLES = 2000
 CONFIDENCE = 0.95
 NUM_PERMUTATIONS = 9999
 NOT_SCORES = {"prompt", "category", "seed", "flagged"}
@@ -30,7 +30,7 @@ class Standing(NamedTuple):
     win_rate: float
     low: float
     high: float
-    """95% interval by bootstrap over prompts."""
+    """95% interval over prompts (Agresti and Coull)."""
     votes: int
     ties: int
     prompts: int
@@ -106,7 +106,7 @@ def side_line(votes: pd.DataFrame) -> str:
     decided = votes[votes["choice"] != "tie"]
     left = f"{100 * (decided['choice'] == 'left').mean():.0f}%" if len(decided) else "none"
     return (
-        f"Ties count half. Intervals: 95%, bootstrap over prompts. Of {len(decided)} decided votes {left} were for the"
+        f"Ties count half. Intervals: 95%, Agresti-Coull over prompts. Of {len(decided)} decided votes {left} were for the"
         " image on the left."
     )
 
@@ -137,8 +137,7 @@ def _standing(
 ) -> Standing:
     means = pd.Series(outcomes).groupby(prompts.to_numpy()).mean()
     by_prompt: Floats = np.asarray(means, dtype=np.float64)
-    resampled = resample_prompts(len(by_prompt), BOOTSTRAP_SAMPLES, seed=0)
-    low, high = winning_interval(by_prompt, resampled, CONFIDENCE)
+    ((low, high),) = winning_intervals(by_prompt[:, None], np.arange(len(by_prompt)), CONFIDENCE)
     p = float(sign_flip_test(by_prompt[:, None] - 0.5, NUM_PERMUTATIONS, seed=0)[0])
     decided = people != 0.5
     agreement = float((1 - np.abs(outcomes - people))[decided].mean()) if decided.any() else float("nan")
