@@ -7,6 +7,7 @@ fewer repetitions. What a single scorer's wins of independent prompts cover is n
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,11 +32,14 @@ COMMON = 0.4
 """Correlation of two scorers on one image."""
 TIES = 0.3
 SIZES = (30, 256, 500)
+MEANS = ((20, 1), (30, 1), (256, 1), (72, 8), (256, 8))
+"""(prompts, prompts of a cluster) of the means."""
 RATES: dict[str, Callable[[int], float]] = {
     "50%": lambda _: 0.5,
     "90%": lambda _: 0.9,
     "98%": lambda _: 0.98,
     "1 - 1/N": lambda prompts: 1 - 1 / prompts,
+    "1 - 0.17/N": lambda prompts: 1 - 0.17 / prompts,
 }
 Simulation = tuple[str, int, int]
 """(kind, prompts, prompts of a cluster)."""
@@ -93,12 +97,9 @@ def exact_winning_coverage(prompts: int, rate: float) -> float:
 
 
 def wilson_coverage(prompts: int, rate: float) -> float:
-    """What Wilson's interval would cover, for comparison."""
+    """What Wilson's interval would cover, for comparison: rates within z standard errors of their own of the count."""
     counts, z = np.arange(prompts + 1), norm.ppf((1 + CONFIDENCE) / 2)
-    share = counts / prompts
-    centre = (counts + z**2 / 2) / (prompts + z**2)
-    half = z / (prompts + z**2) * np.sqrt(prompts * share * (1 - share) + z**2 / 4)
-    holds = np.abs(rate - centre) <= half
+    holds = np.abs(counts - prompts * rate) <= z * np.sqrt(prompts * rate * (1 - rate))
     return float(binom.pmf(counts, prompts, rate)[holds].sum())
 
 
@@ -165,42 +166,49 @@ def _share(intervals: Sequence[Interval], truth: float) -> float:
 
 def measure(repetitions: int) -> dict[str, Any]:
     """All of the tables: title -> rows of named cells."""
-    exact = [
-        {"prompts": prompts, "true rate": name, "covered": exact_winning_coverage(prompts, rate(prompts))}
-        | {"Wilson's": wilson_coverage(prompts, rate(prompts))}
+    exact = {
+        "one scorer, exact": exact_winning_coverage,
+        "one scorer, Wilson's interval, exact": wilson_coverage,
+    }
+    winning: list[dict[str, Any]] = [
+        {"outcomes": name, "prompts": prompts}
+        | {rate: covered(prompts, of(prompts)) for rate, of in RATES.items()}
+        for name, covered in exact.items()
         for prompts in SIZES
-        for name, rate in (RATES | {"1 - 0.17/N": lambda prompts: 1 - 0.17 / prompts}).items()
     ]
-    winning = [
-        {"outcomes": f"{kind}{', clusters of 8' if together > 1 else ''}", "prompts": prompts}
-        | {
-            name: winning_coverage((kind, prompts, together), rate(prompts), repetitions)
-            for name, rate in RATES.items()
-        }
-        for kind in ("one scorer", "ties", "average of four")
-        for together in (1, 8)
-        for prompts in (*SIZES, 72)[: 3 if together == 1 else 4]
-        if (kind, together) != ("one scorer", 1)
-    ]
+    for kind, together in itertools.product(("one scorer", "ties", "average of four"), (1, 8)):
+        winning += [
+            {"outcomes": kind if together == 1 else f"{kind}, clusters of {together}", "prompts": prompts}
+            | {
+                rate: winning_coverage((kind, prompts, together), of(prompts), repetitions)
+                for rate, of in RATES.items()
+            }
+            for prompts in SIZES
+            if (kind, together) != ("one scorer", 1)  # it stands there exactly
+        ]
     means = [
-        {"scores": f"{kind}{', clusters of 8' if of[2] > 1 else ''}", "prompts": prompts}
-        | {"mean": mean_coverage(of, repetitions), "share of a gap": gap_coverage(of, repetitions)}
-        | {"mean by percentiles": percentile_coverage(of, repetitions)}
+        {"scores": f"{kind}{', clusters of 8' if together > 1 else ''}", "prompts": prompts}
+        | {"mean": mean_coverage((kind, prompts, together), repetitions)}
+        | {"share of a gap": gap_coverage((kind, prompts, together), repetitions)}
+        | {"mean, by percentiles": percentile_coverage((kind, prompts, together), repetitions)}
         for kind in ("normal", "lognormal")
-        for prompts, together in ((20, 1), (30, 1), (256, 1), (72, 8), (256, 8))
-        for of in [(kind, prompts, together)]
+        for prompts, together in MEANS
     ]
     claims = [
-        {"outcomes": kind, "prompts": prompts, "in clusters of": together}
-        | {"claimed": false_claims((kind, prompts, together), 10 * repetitions)}
+        {"outcomes": kind}
+        | {
+            f"{prompts}{' in clusters of 8' if together > 1 else ''}": false_claims(
+                (kind, prompts, together), 10 * repetitions
+            )
+            for prompts, together in ((5, 1), *MEANS)
+            if prompts != 30
+        }
         for kind in ("one scorer", "ties", "average of four")
-        for prompts, together in ((5, 1), (20, 1), (256, 1), (72, 8), (256, 8))
     ]
     return {
-        "Winning rate, one scorer, exact": exact,
-        "Winning rate": winning,
-        "Mean and share of a gap": means,
-        "Better by chance, no difference": claims,
+        "Winning rates, by the true rate": winning,
+        "Means and shares of a gap": means,
+        "Equally good models of which one is called better, by the number of prompts": claims,
     }
 
 
@@ -208,13 +216,8 @@ def to_markdown(tables: dict[str, list[dict[str, Any]]]) -> list[str]:
     """The tables in percent."""
     lines: list[str] = []
     for title, rows in tables.items():
-        lines += [
-            "",
-            f"**{title}**",
-            "",
-            f"| {' | '.join(rows[0])} |",
-            "|---|" + "---:|" * (len(rows[0]) - 1),
-        ]
+        lines += ["", f"**{title}**", "", f"| {' | '.join(rows[0])} |"]
+        lines.append("|---|" + "---:|" * (len(rows[0]) - 1))
         for row in rows:
             cells = (f"{100 * cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row.values())
             lines.append(f"| {' | '.join(cells)} |")
@@ -233,12 +236,9 @@ def main() -> None:
     command = f"`python -m benchmarks.coverage --repetitions {given.repetitions}`"
     took = f"{command}, {time.monotonic() - started:.0f} s. {about_line(about)}"
     error = 100 * (CONFIDENCE * (1 - CONFIDENCE) / given.repetitions) ** 0.5
-    what = f"Of 95% intervals, how many percent cover the truth; {given.repetitions} repetitions, standard error {error:.1f}."
-    write_record(
-        given.out,
-        {"about": about, "tables": tables},
-        ["# coverage", "", took, "", what, *to_markdown(tables)],
-    )
+    what = f"In percent: how many of 95% intervals cover the truth. {given.repetitions} repetitions, standard error {error:.1f}."
+    lines = ["# coverage", "", took, "", what, *to_markdown(tables)]
+    write_record(given.out, {"about": about, "tables": tables}, lines)
 
 
 if __name__ == "__main__":

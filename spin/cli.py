@@ -16,7 +16,7 @@ from spin.params.schema import load_params
 from spin.stages import sync
 from spin.stages.stage import Item
 from spin.stages.table import STAGES, stage_of
-from spin.tools import prompts, sample, score
+from spin.tools import promote, prompts, sample, score
 from spin.tools.arena import command as arena
 from spin.tools.export import command as export
 from spin.tools.init import command as init
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--name", required=True, help=OPTIONS["name"])
         if "prompts" in stage.takes:
             command.add_argument("--prompts", help=OPTIONS["prompts"])
-    for tool in (sample, prompts, arena, export, sync, toy):
+    for tool in (sample, promote, prompts, arena, export, sync, toy):
         tool.register(commands)
     return parser
 

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spin.evaluation.champion import FEWEST
+from spin.evaluation.intervals import mean_intervals, winning_intervals
 from spin.evaluation.labels import AVERAGE, scorer_label
-from spin.evaluation.notes import protocol_line, scorers_line
+from spin.evaluation.measures import outcomes_of
+from spin.evaluation.notes import few_line, protocol_line, scorers_line
+from spin.evaluation.resampling import cluster_codes, resample
 from spin.evaluation.results import Results
-from spin.evaluation.statistics import (
-    bootstrap,
-    outcomes,
-    percentile_interval,
-    resample_prompts,
-    winning_interval,
-)
 from spin.evaluation.styles import is_benchmark, style_report, style_table
 from spin.evaluation.table import Table
 from spin.params.evaluation import TableParams
@@ -75,22 +72,20 @@ def measure_categories(results: Results, tables: TableParams, seed: int) -> pd.D
 
     The winning rate of `average` is the mean of those over `tables.average_of`, as in the whole.
     """
-    of_prompt = np.array(results.categories)
-    averaged = [results.scorers.index(scorer) for scorer in tables.average_of]
+    of_prompt, together = np.array(results.categories), np.array(results.clusters)
     rows = []
     for category in sorted(set(results.categories)):
         inside = of_prompt == category
-        resampled = resample_prompts(int(inside.sum()), tables.bootstrap_samples, seed)
+        resampled = resample(cluster_codes(together[inside]), tables.bootstrap_samples, seed)
         for model in (*results.models, *results.references):
             values = results.of(model)[inside]
-            won = outcomes(values, results.of("base")[inside])[:, :-1]
-            won = np.column_stack([won, won[:, averaged].mean(1)])
-            replicates = bootstrap(values, resampled)
+            won = outcomes_of(results, model, "base", tables.average_of)[inside]
+            means = mean_intervals(values, resampled, tables.confidence)
+            rates = winning_intervals(won, resampled.clusters, tables.confidence)
             for column, scorer in enumerate(results.scorers):
-                mean = percentile_interval(replicates[:, column], tables.confidence)
-                rate = winning_interval(won[:, column], resampled, tables.confidence)
+                mean, rate = values[:, column].mean(), won[:, column].mean()
                 key = category or "none", model, scorer, len(values)
-                rows.append((*key, values[:, column].mean(), *mean, won[:, column].mean(), *rate))
+                rows.append((*key, mean, *means[column], rate, *rates[column]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -101,7 +96,11 @@ def category_tables(frame: pd.DataFrame, summary: dict[str, Any]) -> list[Table]
     shown = average.assign(scorer=labels)
     over = shown[shown["model"] != "base"]
     over = over.assign(**{to: 100 * over[of] for to, of in _RATES.items()})
-    notes = [protocol_line(summary), scorers_line(summary), "In brackets: the prompts of a category."]
+    notes = [
+        protocol_line(summary),
+        scorers_line(summary),
+        f"In brackets: the prompts of a category; fewer than {FEWEST} decide nothing.",
+    ]
     references: Sequence[str] = summary["references"]
     return [
         Table(
@@ -138,8 +137,9 @@ def prompt_tables(results: Results, summary: dict[str, Any]) -> list[Table]:
         frame = pd.DataFrame(rows, columns=["model", "scorer", "value"])
         frame = frame.assign(low=np.nan, high=np.nan)  # one prompt is no sample of prompts
         title = f"{scorer_label(scorer)} by prompt"
-        notes = [protocol_line(summary), scorers_line(summary)]
-        tables.append(Table(f"prompts_{scorer}", title, frame, results.references, [], notes))
+        notes = [protocol_line(summary), scorers_line(summary), few_line(summary)]
+        name = f"prompts_{scorer}"
+        tables.append(Table(name, title, frame, results.references, [], notes, ranked=False))
     return tables
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from spin.evaluation.intervals import mean_intervals
 from spin.evaluation.labels import AVERAGE, scorer_label
-from spin.evaluation.statistics import bootstrap, percentile_interval, resample_prompts
+from spin.evaluation.resampling import cluster_codes, clusters_of, resample
 from spin.params.evaluation import TableParams
 
 PATHS = {
@@ -21,7 +22,7 @@ def curve_of(scores: pd.DataFrame, scorers: Sequence[str], tables: TableParams, 
     """Mean and interval over prompts at every point of both paths, which share the start.
 
     `scores` has a row per image with the columns path (start, stay, switch), step, epochs, prompt_id, flagged and a
-    column per scorer. A prompt with a flagged image at any point is left out at all of them.
+    column per scorer, and perhaps cluster. A prompt with a flagged image at any point is left out at all of them.
     """
     flagged = set(scores.loc[scores["flagged"], "prompt_id"])
     kept = scores[~scores["prompt_id"].isin(flagged)]
@@ -32,10 +33,11 @@ def curve_of(scores: pd.DataFrame, scorers: Sequence[str], tables: TableParams, 
         for (step, epochs), point in of_path.groupby(["step", "epochs"]):
             per_prompt = point.groupby("prompt_id")[list(scorers)].mean().sort_index()
             values = np.column_stack([per_prompt, per_prompt[tables.average_of].mean(axis=1)])
-            replicates = bootstrap(values, resample_prompts(len(values), tables.bootstrap_samples, seed))
+            together = clusters_of(point.sort_values("prompt_id").drop_duplicates("prompt_id"))
+            resampled = resample(cluster_codes(together), tables.bootstrap_samples, seed)
+            intervals = mean_intervals(values, resampled, tables.confidence)
             for column, scorer in enumerate(names):
-                low, high = percentile_interval(replicates[:, column], tables.confidence)
-                rows.append((path, step, epochs, scorer, values[:, column].mean(), low, high))
+                rows.append((path, step, epochs, scorer, values[:, column].mean(), *intervals[column]))
     return pd.DataFrame(rows, columns=["path", "step", "epochs", "scorer", "mean", "low", "high"])
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 
+from spin.evaluation.champion import FEWEST, enough
 from spin.evaluation.labels import AVERAGE, model_label, scorer_label
 
 CEILING_SCORER = "aesthetic"
@@ -20,13 +21,33 @@ def protocol_line(summary: dict[str, Any]) -> str:
     text = (
         f"Protocol: {statistics['num_prompts']} {protocol['prompt_set']} prompts, {drawn}, seed "
         f"{protocol['seed']}, {protocol['scheduler']} {protocol['num_inference_steps']} steps, guidance "
-        f"{protocol['guidance_scale']}, eta {protocol['eta']}, {protocol['resolution']} px; "
-        f"{100 * statistics['confidence']:g}% intervals by paired bootstrap over prompts "
-        f"({statistics['bootstrap_samples']} samples)."
+        f"{protocol['guidance_scale']}, eta {protocol['eta']}, {protocol['resolution']} px; {intervals_line(summary)}"
     )
     left_out = statistics["flagged_prompts"]
     return text + (
         f" {left_out} more prompts with a flagged image of some model are left out." if left_out else ""
+    )
+
+
+def intervals_line(summary: dict[str, Any]) -> str:
+    """Say how intervals were made, as the end of a sentence."""
+    statistics = summary["statistics"]
+    prompts, clusters = statistics["num_prompts"], statistics["num_clusters"]
+    over = "prompts" if clusters == prompts else f"the {clusters} clusters of prompts"
+    return (
+        f"{100 * statistics['confidence']:g}% intervals over {over}, paired: Agresti-Coull of winning rates, bootstrap t "
+        f"of means ({statistics['bootstrap_samples']} samples)."
+    )
+
+
+def few_line(summary: dict[str, Any]) -> str:
+    """Say that there are too few prompts to decide anything; empty where there are enough."""
+    prompts = summary["statistics"]["num_prompts"]
+    if enough(prompts):
+        return ""
+    return (
+        f"{prompts} prompts decide nothing: with fewer than {FEWEST} the numbers are of these prompts alone, and none is "
+        "marked as the best."
     )
 
 
@@ -57,6 +78,14 @@ def ceiling_line(summary: dict[str, Any]) -> str:
     return (
         f"\N{UPWARDS ARROW} scored above {ceilings} on {scorer_label(CEILING_SCORER)}: the scorer is pleased "
         "beyond what a perfect image earns, which is over-optimisation and not quality."
+    )
+
+
+def gap_line(ceiling: str) -> str:
+    """Say what a share of the gap is."""
+    return (
+        f"(mean - mean of {model_label('base')}) / (mean of {model_label(ceiling)} - mean of {model_label('base')}) on the "
+        f"same prompts; empty where {model_label(ceiling)} is not above {model_label('base')} by its whole interval."
     )
 
 

@@ -18,12 +18,13 @@ from spin.evaluation.breakdown import read_breakdowns
 from spin.evaluation.figures import draw_curves, draw_radar, draw_scores, draw_winrates, save_figure, styled
 from spin.evaluation.findings import findings, limits
 from spin.evaluation.gallery import GalleryRow, draw_grid, read_gallery
+from spin.evaluation.head_to_head import draw_head_to_head
 from spin.evaluation.labels import model_colours, model_label, scorer_label
 from spin.evaluation.lineage import costs, read_curves, read_lineage, revision_line
 from spin.evaluation.measures import Measures
-from spin.evaluation.notes import comparisons_line
+from spin.evaluation.notes import comparisons_line, intervals_line
 from spin.evaluation.table import Table
-from spin.evaluation.tables import build_tables, read_tables
+from spin.evaluation.tables import build_tables, read_chosen, read_tables
 from spin.params.schema import Params
 from spin.runtime.files import replacing_dir
 
@@ -70,6 +71,7 @@ def _section(
     with styled():
         figures = {
             "winrates": draw_winrates(measures.winrates, colours, references),
+            "head_to_head": draw_head_to_head(measures.duels),
             "radar": draw_radar(measures.means, colours, references),
             "grid": draw_grid(rows),
         }
@@ -79,10 +81,10 @@ def _section(
     _copy_images(rows, place / "images")
     return {
         "name": prompt_set,
-        **_numbers(params, measures, summary, read_breakdowns(tables)),
+        **_numbers(params, measures, summary, read_chosen(tables), read_breakdowns(tables)),
         "gallery": [(row, {m: picture_uri(path) for m, path in row.images.items()}) for row in rows],
         "gallery_models": drawn,
-        "champion": summary["champion"],
+        "champion": read_chosen(tables)["champion"],
         "figures": embedded,
     }
 
@@ -95,14 +97,20 @@ def _draw(figures: dict[str, Figure], folder: Path) -> dict[str, Markup]:
 
 
 def _numbers(
-    params: Params, measures: Measures, summary: dict[str, Any], breakdowns: list[Table]
+    params: Params,
+    measures: Measures,
+    summary: dict[str, Any],
+    chosen: dict[str, Any],
+    breakdowns: list[Table],
 ) -> dict[str, Any]:
     """What the page says about scores."""
     return {
-        "findings": findings(measures, summary, list(params.iterations)),
+        "findings": findings(measures, summary, chosen),
         "limits": limits(params, summary),
         "tables": [*build_tables(measures, summary), *breakdowns],
         "comparisons": measures.comparisons.to_dict("records"),
+        "chosen_on": chosen["protocol"]["prompt_set"],
+        "intervals_line": intervals_line(summary),
         "comparisons_line": comparisons_line(measures.comparisons),
         "protocol": summary["protocol"],
         "statistics": summary["statistics"],

@@ -10,6 +10,7 @@ import pandas as pd
 
 from spin.errors import EvaluationError
 from spin.evaluation.labels import AVERAGE
+from spin.evaluation.resampling import clusters_of
 from spin.evaluation.statistics import Floats, reduce_images
 from spin.params.schema import Params
 from spin.runtime.files import read_json, read_parquet
@@ -33,6 +34,8 @@ class Results:
     """Their texts, in the same order."""
     categories: tuple[str, ...]
     """Their categories; empty where the prompt set has none."""
+    clusters: tuple[str, ...]
+    """What they share, such as two objects or a user; a prompt that shares nothing has its own."""
     scores: Floats
     """(models + references, prompts, scorers), images of a prompt reduced."""
     protocol: dict[str, Any]
@@ -51,7 +54,8 @@ def load_results(params: Params, scores: Path, references: Sequence[str] = ()) -
     """Read `scores`/MODEL of every model of params.yaml and of the `references`.
 
     References answer the same prompts under the same scorers, but by another protocol: they were not sampled.
-    Raises `EvaluationError` if a model's scores are missing, torn or not finite, or were made differently.
+    Raises `EvaluationError` if a model's scores are missing or not finite, or were made differently; `FileError` and
+    `DamagedError` if they are torn or hold other bytes than were written.
     """
     # Read every model's scores and how they came about.
     models, scorers = tuple(params.evaluate.models), tuple(params.scorers)
@@ -88,6 +92,7 @@ def load_results(params: Params, scores: Path, references: Sequence[str] = ()) -
         prompt_ids=tuple(asked["prompt_id"]),
         prompts=tuple(asked["prompt"]),
         categories=tuple(asked["category"].fillna("").astype(str)),
+        clusters=tuple(clusters_of(asked)),
         scores=np.stack(reduced),
         protocol=protocol,
         versions={scorer: _card(summaries[first], first, scorer) for scorer in scorers},
@@ -102,10 +107,7 @@ def _read_frame(folder: Path, scorers: tuple[str, ...]) -> pd.DataFrame:
         raise EvaluationError(
             f"tables need the scores of {folder.name}, found no {path}; score that model first."
         )
-    try:
-        frame = read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise EvaluationError(f"{path} must be a parquet file, but it does not read: {error}.") from None
+    frame = read_parquet(path)
     missing = [name for name in (*KEYS, "prompt", "seed", *scorers) if name not in frame]
     if missing:
         raise EvaluationError(f"{path} must have a column {missing[0]}, found none; score that model again.")
@@ -120,12 +122,12 @@ def _read_frame(folder: Path, scorers: tuple[str, ...]) -> pd.DataFrame:
 
 def _read_summary(folder: Path) -> dict[str, Any]:
     path = folder / "summary.json"
+    summary = read_json(path)
     try:
-        summary = read_json(path)
         return {"protocol": dict(summary["protocol"]), "scorers": dict(summary["scorers"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise EvaluationError(
-            f"{path} must state protocol and scorers, but is missing or torn; score {folder.name} again."
+            f"{path} must state protocol and scorers, but does not; score {folder.name} again."
         ) from None
 
 

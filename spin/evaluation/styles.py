@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from spin.errors import EvaluationError
+from spin.evaluation.intervals import mean_intervals
 from spin.evaluation.labels import model_label, scorer_label
-from spin.evaluation.statistics import percentile_interval, resample_prompts
+from spin.evaluation.resampling import resample
 from spin.evaluation.table import Table
 from spin.prompts.named import HPS_PER_STYLE, HPS_STYLES
 
@@ -90,9 +91,10 @@ def _row(
     confidence: float,
     seed: int,
 ) -> tuple[object, ...]:
-    values = by_prompt.dropna().to_numpy(np.float64)
-    replicates = values[resample_prompts(len(values), samples, seed)].mean(1)
-    return style, mean, std, *percentile_interval(replicates, confidence), len(values), flagged
+    values = np.asarray(by_prompt.dropna(), dtype=np.float64)[:, None]
+    resampled = resample(np.arange(len(values)), samples, seed)  # a prompt of the benchmark shares nothing
+    (interval,) = mean_intervals(values, resampled, confidence)
+    return style, mean, std, *interval, len(values), flagged
 
 
 def _check(scores: pd.DataFrame, scorer: str) -> None:

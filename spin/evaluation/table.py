@@ -26,7 +26,9 @@ class Cell(NamedTuple):
     above_ceiling: bool
 
     def text(self, decimals: int) -> tuple[str, str]:
-        """Return the number and its interval as text."""
+        """Return the number and its interval as text; empty where there is none."""
+        if math.isnan(self.value):
+            return "", ""
         arrow = "\N{UPWARDS ARROW}" if self.above_ceiling else ""
         interval = f"[{self.low:.{decimals}f}, {self.high:.{decimals}f}]" if math.isfinite(self.low) else ""
         return f"{self.value:.{decimals}f}{arrow}", interval
@@ -47,6 +49,8 @@ class Table:
     """Lines printed under the table."""
     ranked: bool = True
     """Whether higher is better, so that best and second are marked."""
+    bold: Sequence[tuple[str, str]] = ()
+    """(model, scorer) to mark where columns are not ranked."""
 
     @property
     def scorers(self) -> list[str]:
@@ -90,7 +94,7 @@ class Table:
 
     def _ranks(self, scorer: str) -> dict[str, Rank]:
         if not self.ranked:
-            return {}
+            return {model: "best" for model, marked in self.bold if marked == scorer}
         rows = self.frame[(self.frame["scorer"] == scorer) & ~self.frame["model"].isin(self.references)]
         places = rows["value"].rank(ascending=False, method="min")
         names: dict[float, Rank] = {1.0: "best", 2.0: "second"}

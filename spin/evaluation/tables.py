@@ -8,12 +8,16 @@ from typing import Any
 import pandas as pd
 
 from spin.evaluation.breakdown import write_breakdowns
+from spin.evaluation.champion import candidates, choose, choosing_set, enough, misaligned
+from spin.evaluation.head_to_head import head_to_head_table
 from spin.evaluation.labels import AVERAGE, model_label, scorer_label
-from spin.evaluation.measures import Measures, champion, measure
+from spin.evaluation.measures import Measures, measure
 from spin.evaluation.notes import (
     CEILING_SCORER,
     ceiling_line,
     comparisons_line,
+    few_line,
+    gap_line,
     protocol_line,
     scorers_line,
     ties_line,
@@ -27,9 +31,10 @@ from spin.runtime.files import read_json, replacing_dir, write_json
 def write_tables(params: Params, scores: Path, out: Path, references: Sequence[str] = ()) -> None:
     """Measure every model of params.yaml from `scores`/MODEL and write the folder `out`.
 
-    It gets means.csv, winrates.csv and comparisons.csv (long, full precision), a .csv, .md and .tex of each
-    table (mean, median, std, winrate_over_OVER), comparisons.md, and summary.json; and by category, style or
-    prompt where the prompt set has such (see `breakdown`). `references` are further folders of `scores`, such as the data's own clean renderings, shown as ceilings and not compared.
+    It gets means.csv, winrates.csv, comparisons.csv, duels.csv and gaps.csv (long, full precision), a .csv, .md and .tex
+    of each table (mean, median, std, winrate_over_OVER, head_to_head, gap_closed), comparisons.md, and summary.json; and
+    by category, style or prompt where the prompt set has such (see `breakdown`). `references` are further folders of
+    `scores`, such as the data's own clean renderings, shown as ceilings and not compared.
     Raises `EvaluationError` if scores are missing or the models were not measured alike.
     """
     results = load_results(params, scores, references)
@@ -54,32 +59,47 @@ def read_tables(tables: Path) -> tuple[Measures, dict[str, Any]]:
     return Measures(*frames), read_json(tables / "summary.json")
 
 
+def read_chosen(tables: Path) -> dict[str, Any]:
+    """Read the summary of the prompts that choose the champion: of the set that the summary in `tables` names, beside it."""
+    summary = read_json(tables / "summary.json")
+    chosen = tables.parent / str(summary["chosen_on"]) / "summary.json"
+    return dict(read_json(chosen) if chosen.is_file() else summary)
+
+
 def build_tables(measures: Measures, summary: dict[str, Any]) -> list[Table]:
-    """Lay out mean, median, standard deviation and the winning rates over each baseline, in that order."""
-    references, notes = summary["references"], [protocol_line(summary), scorers_line(summary)]
+    """Lay out mean, median, standard deviation, winning rates, head to head, and the gap where there is a ceiling."""
+    references, ranked = summary["references"], enough(summary["statistics"]["num_prompts"])
+    below = [line for line in (protocol_line(summary), scorers_line(summary), few_line(summary)) if line]
     above = [tuple(pair) for pair in summary["above_ceiling"]]
-    if above:
-        notes.append(ceiling_line(summary))
+    notes = [*below, ceiling_line(summary)] if above else below
     means, medians = measures.means, measures.means.drop(columns=["mean", "low", "high"])
     medians = medians.rename(columns={"median": "value", "median_low": "low", "median_high": "high"})
     spreads = measures.means.drop(columns=["low", "high"])
     spreads = spreads.rename(columns={"std": "value", "std_low": "low", "std_high": "high"})
     tables = [
-        Table("mean", "Mean score", means.rename(columns={"mean": "value"}), references, above, notes),
-        Table("median", "Median score", medians, references, [], notes[:2]),
-        Table("std", "Standard deviation over prompts", spreads, references, [], notes[:2], ranked=False),
+        Table(
+            "mean", "Mean score", means.rename(columns={"mean": "value"}), references, above, notes, ranked
+        ),
+        Table("median", "Median score", medians, references, [], below, ranked),
+        Table("std", "Standard deviation over prompts", spreads, references, [], below, ranked=False),
     ]
     for over in dict.fromkeys(measures.winrates["over"]):
         rows = measures.winrates[measures.winrates["over"] == over].rename(columns={"win_rate": "value"})
         shown = rows.assign(**{name: 100 * rows[name] for name in ("value", "low", "high")})
-        title, lines = f"Winning rate over {model_label(over)} (%)", [*notes[:2], ties_line(rows)]
-        tables.append(Table(f"winrate_over_{over}", title, shown, references, [], lines))
+        title, lines = f"Winning rate over {model_label(over)} (%)", [*below, ties_line(rows)]
+        tables.append(Table(f"winrate_over_{over}", title, shown, references, [], lines, ranked))
+    tables.append(head_to_head_table(measures.duels, below))
+    for ceiling in dict.fromkeys(measures.gaps["ceiling"]):
+        tables.append(_gap_table(measures.gaps, str(ceiling), [*below, gap_line(str(ceiling))], ranked))
     return tables
 
 
-def candidates(params: Params) -> list[str]:
-    """The models that may become champion: the iterations, or in a run without any, every model but the base."""
-    return list(params.iterations) or [name for name in params.evaluate.models if name != "base"]
+def _gap_table(gaps: pd.DataFrame, ceiling: str, notes: list[str], ranked: bool) -> Table:
+    """How much of the way from the base to the ceiling each model went, in percent."""
+    rows = gaps[gaps["ceiling"] == ceiling].rename(columns={"share": "value"})
+    shown = rows.assign(**{name: 100 * rows[name] for name in ("value", "low", "high")})
+    title = f"Share of the gap from {model_label('base')} to {model_label(ceiling)} closed (%)"
+    return Table("gap_closed", title, shown, [], [], notes, ranked)
 
 
 def _summary(params: Params, results: Results, measures: Measures) -> dict[str, Any]:
@@ -108,7 +128,7 @@ def _summary(params: Params, results: Results, measures: Measures) -> dict[str, 
     ]
     return {
         "iterations": list(params.iterations),
-        "champion": champion(measures.winrates, candidates(params)),
+        **_champion(params, measures),
         "win_rate_over_base": {model: rates[model] for model in results.models if model in rates},
         "mean": {model: means[model] for model in results.models},
         "ceiling": {model: means[model] for model in results.references},
@@ -118,6 +138,7 @@ def _summary(params: Params, results: Results, measures: Measures) -> dict[str, 
         "scorers": results.versions,
         "statistics": {
             "num_prompts": len(results.prompt_ids),
+            "num_clusters": len(set(results.clusters)),
             "flagged_prompts": results.flagged,
             "scorers": list(results.versions),
             "average_of": list(params.tables.average_of),
@@ -125,6 +146,22 @@ def _summary(params: Params, results: Results, measures: Measures) -> dict[str, 
             "confidence": params.tables.confidence,
             "ties": "half",
         },
+    }
+
+
+def _champion(params: Params, measures: Measures) -> dict[str, Any]:
+    """The champion by these prompts, and what the choice rests on."""
+    given = candidates(params)
+    decides = bool(enough(int(measures.duels["n"].iloc[0])))
+    lost = misaligned(measures.comparisons, measures.means, given) if decides else []
+    chosen = choose(measures.duels, given, lost)
+    gaps = measures.gaps[(measures.gaps["scorer"] == AVERAGE) & measures.gaps["share"].notna()]
+    return {
+        "champion": chosen.champion,
+        "choice": {**chosen._asdict(), "candidates": given},
+        "chosen_on": choosing_set(params),
+        "head_to_head": measures.duels.to_dict("records"),
+        "gap_closed": gaps.dropna().to_dict("records"),
     }
 
 

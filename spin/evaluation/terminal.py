@@ -6,20 +6,25 @@ from typing import Any
 
 from spin.evaluation.findings import champion_line
 from spin.evaluation.labels import AVERAGE, scorer_label
-from spin.evaluation.notes import protocol_line
+from spin.evaluation.notes import few_line, protocol_line
 from spin.evaluation.table import Table
-from spin.evaluation.tables import build_tables, read_tables
+from spin.evaluation.tables import build_tables, read_chosen, read_tables
 
 
 def console_table(tables: Path) -> str:
     """Lay out the folder written by `write_tables` as plain text: winning rates, means, and the champion.
 
-    A star marks the best of a column. The interval is shown for the average only, to keep lines short.
+    A star marks the best of a column, and head to head the better of two. The interval is shown for the average only, to
+    keep lines short.
     """
     measures, summary = read_tables(tables)
-    shown = [table for table in build_tables(measures, summary) if table.name not in ("median", "std")]
-    blocks = [_block(table, summary) for table in (*shown[1:], shown[0])]
-    return "\n\n".join([*blocks, protocol_line(summary), champion_line(summary)])
+    shown = {table.name: table for table in build_tables(measures, summary)}
+    rates = [table for name, table in shown.items() if name.startswith("winrate")]
+    blocks = [_block(table, summary) for table in rates]
+    blocks.append(_matrix(shown["head_to_head"]))
+    blocks += [_block(shown[name], summary) for name in ("gap_closed", "mean") if name in shown]
+    lines = [protocol_line(summary), few_line(summary), champion_line(read_chosen(tables))]
+    return "\n\n".join([*blocks, *filter(None, lines)])
 
 
 def _block(table: Table, summary: dict[str, Any]) -> str:
@@ -34,6 +39,16 @@ def _block(table: Table, summary: dict[str, Any]) -> str:
             star = "*" if cells[model, scorer].rank == "best" else " "
             shown.append(f"{number}{star}" + (f" {interval}" if scorer == AVERAGE else ""))
         lines.append(shown)
+    return "\n".join([table.title, *_aligned(lines)])
+
+
+def _matrix(table: Table) -> str:
+    """A square of models, rates only."""
+    lines = [["", *(f"{name} " for name in table.scorers)]]
+    for model in table.models:
+        cells = [table.cells[model, over] for over in table.scorers]
+        shown = [cell.text(1)[0] + ("*" if cell.rank == "best" else " ") for cell in cells]
+        lines.append([table.row_label(model), *shown])
     return "\n".join([table.title, *_aligned(lines)])
 
 

@@ -163,7 +163,9 @@ _ALL = (
         "register",
         "spin.stages.registry:run_register",
         "List the iterations as model versions, with what each is and how it did.",
-        reads=tuple(_output(place) for place in (paths.TABLES, paths.CHECKPOINTS)),
+        reads=tuple(
+            _output(place) for place in (paths.TABLES, paths.SCORES, paths.PROMPTS, paths.CHECKPOINTS)
+        ),
         makes=(_output(paths.REGISTRY),),
         logged=("tables",),
         tells="tell_registry",

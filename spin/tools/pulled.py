@@ -1,4 +1,4 @@
-"""A checkpoint by its hash: the project's own if it is that one, else brought by DVC from its cache or remote."""
+"""A checkpoint or a file by its hash: the project's own if it is that one, else brought by DVC from its cache or remote."""
 
 import shutil
 import subprocess
@@ -14,21 +14,22 @@ from spin.runtime.provenance import content_md5
 NO_DVC = "No module named dvc"
 
 
-def bring_checkpoint(name: str, path: str, md5: str, configuration: Path | None) -> Path:
-    """Return a folder with the checkpoint of that hash (DVC's, of a folder), which stood at `path` in its project.
+def bring(path: str, md5: str, configuration: Path | None) -> Path:
+    """Return a file or folder with that content (DVC's hash), which stood at `path` in its project.
 
     Looks in the project that this process runs in: at `path`, then where an earlier call brought it, then in DVC's cache and
     remote. `configuration` is DVC's of the project that made it, for a process that runs elsewhere. Raises `ModelError`.
     """
-    root = _project()
-    for place in (root / path, root / WORK / "models" / md5.removesuffix(".dir") / name):
-        if (place / "model.json").is_file() and content_md5(place) == md5:
+    root, name = _project(), Path(path).name
+    kept = root / WORK / "models" / md5.removesuffix(".dir")
+    for place in (root / path, kept / name):
+        if place.exists() and content_md5(place) == md5:
             return place
-    workspace = _workspace(root, root / WORK / "models" / md5.removesuffix(".dir"), configuration)
+    workspace = _workspace(root, kept, configuration)
     pointer = {"outs": [{"md5": md5, "hash": "md5", "path": name}]}
     (workspace / f"{name}.dvc").write_text(yaml.safe_dump(pointer), encoding="utf-8")
     pulled = _dvc(workspace, "pull", "--force", f"{name}.dvc")
-    if pulled.returncode or not (workspace / name / "model.json").is_file():
+    if pulled.returncode or not (workspace / name).exists():
         said = [line for line in (pulled.stderr or pulled.stdout).splitlines() if line.strip()]
         raise ModelError(
             f"{name} must be in DVC's cache or remote as {md5}, but `dvc pull` did not bring it "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spin.params.schema import load_params
 from spin.runtime.files import read_json
-from spin.tools.pulled import bring_checkpoint
+from spin.tools.pulled import bring
 from spin.tools.sample import Drawer
 from spin.tracking.thin_model import POINTER
 
@@ -22,12 +22,8 @@ class ServedModel:
     def __init__(self, folder: Path) -> None:
         """Bring the checkpoint that `folder` points at and load it; raises `ModelError` if it cannot be had."""
         pointer, configuration = read_json(folder / POINTER), folder / "config"
-        self.checkpoint = bring_checkpoint(
-            pointer["model"],
-            pointer["path"],
-            pointer["md5"],
-            configuration if configuration.is_file() else None,
-        )
+        configured = configuration if configuration.is_file() else None
+        self.checkpoint = bring(pointer["path"], pointer["md5"], configured)
         self.params = load_params(folder / "params.yaml")
         self._drawer = Drawer(self.checkpoint, self.params)
 

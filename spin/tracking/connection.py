@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spin.errors import SpinError, TrackingError
 from spin.paths import WORK
 from spin.runtime.files import replacing_file
 
@@ -73,6 +74,23 @@ def connected(root: Path) -> Iterator[Any]:
         if uri.startswith(SQLITE):
             _make_database(Path(uri.removeprefix(SQLITE)))
         yield MlflowClient(uri, registry_uri=uri)
+
+
+@contextmanager
+def reached(root: Path) -> Iterator[Any]:
+    """Yield a client for somebody who asked for MLflow; raises `TrackingError` where a stage would only warn."""
+    if not installed():
+        raise TrackingError("MLflow must be installed, but is not; pip install 'spin-diffusion[ops]'.")
+    try:
+        with connected(root) as client:
+            yield client
+    except SpinError:
+        raise
+    except Exception as error:  # whatever MLflow raises
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise TrackingError(
+            f"MLflow at {tracking_uri(root)} must answer, but does not ({said[:300]}); start it, or correct {URI}."
+        ) from None
 
 
 def _make_database(path: Path) -> None:

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from spin.tracking.hierarchy import OUT
+from spin.tracking.promotion import CHALLENGER, champion_of
 from spin.tracking.thin_model import save_thin_model
-
-CHAMPION = "champion"
-"""Alias of the iteration with the best average winning rate over the base."""
 
 
 def write_versions(
     client: Any, experiment: str, run_id: str, models: dict[str, Any], files: Path, at_ms: int
 ) -> None:
-    """Write what the stage `register` noted: a version per new checkpoint, tags and the alias brought up to date.
+    """Write what the stage `register` noted: a version per new checkpoint, its tags, the best of the run as challenger.
 
     `models` has the registered model's name, the entries of registry.json, the git revision, the name and digest of the
     prompts that the models were compared on, and the names below `files` of what is kept with a version: dvc.lock, the
@@ -41,10 +39,21 @@ def write_versions(
         if version is None:
             version = _new_version(client, experiment, name, entry, models, files)
         _tell_rates(client, run_id, version.source, entry, (at_ms, step), models["prompts"])
-        average = entry["win_rate_over_base"]["average"]
-        client.set_model_version_tag(name, version.version, "win_rate_over_base", str(average))
-        if entry[CHAMPION]:
-            client.set_registered_model_alias(name, CHAMPION, version.version)
+        for key, value in _tags(entry).items():
+            client.set_model_version_tag(name, version.version, key, value)
+        if entry["champion"] and str(getattr(champion_of(client, name), "version", "")) != str(
+            version.version
+        ):
+            client.set_registered_model_alias(name, CHALLENGER, version.version)
+
+
+def _tags(entry: dict[str, Any]) -> dict[str, str]:
+    """How it did, and where its scores are kept: what the gate compares a challenger with."""
+    tags = {
+        "win_rate_over_base": str(entry["win_rate_over_base"]["average"]),
+        "dvc.scores": entry["scores"]["path"],
+    }
+    return tags | {f"dvc.{file}": md5 for file, md5 in entry["scores"]["md5"].items()}
 
 
 def _new_version(

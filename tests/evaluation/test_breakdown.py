@@ -26,6 +26,8 @@ def test_categories_add_up_to_the_whole(scores: Path, tmp_path: Path) -> None:
     row = frame.loc[("Animals", "iter1", "hps")]
     assert row["mean"] == pytest.approx(iter1["hps"].mean())
     assert row["win_rate"] == pytest.approx((iter1["hps"] > base["hps"]).mean())
+    last = score_frame("iter1", 24)["hps"][8:] > score_frame("base", 24)["hps"][8:]
+    assert frame.loc[("Arts & Co", "iter1", "hps"), "win_rate"] == pytest.approx(last.mean())
     means = read_tables(tmp_path / "tables")[0].means.set_index(["model", "scorer"])["mean"]
     for scorer in ("clip", "average"):
         parts = frame.xs(("iter1", scorer), level=("model", "scorer"))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from spin.cli import main
-from spin.errors import EvaluationError
+from spin.errors import EvaluationError, FileError
 from spin.evaluation.results import load_results
 from spin.runtime.files import read_json, write_json
 from tests.evaluation.fake_scores import LEVEL, score_frame, write_run, write_scores
@@ -66,13 +66,16 @@ def test_missing_torn_and_non_finite_scores_are_refused(scores: Path) -> None:
     with pytest.raises(EvaluationError, match="must have a column clip"):
         load_results(params(), scores)
     path.write_bytes(b"torn")
-    with pytest.raises(EvaluationError, match="must be a parquet file"):
+    with pytest.raises(FileError, match="must be a whole parquet file"):
         load_results(params(), scores)
     path.unlink()
     with pytest.raises(EvaluationError, match=r"scores of iter3, found no .*; score that model first"):
         load_results(params(), scores)
     write_scores(scores / "iter3", score_frame("iter3", 24))
     (scores / "base" / "summary.json").write_text("{")
+    with pytest.raises(FileError, match=r"summary\.json must be a whole JSON file"):
+        load_results(params(), scores)
+    (scores / "base" / "summary.json").write_text("{}")
     with pytest.raises(EvaluationError, match=r"summary\.json must state protocol and scorers"):
         load_results(params(), scores)
 

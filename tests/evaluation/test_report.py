@@ -49,7 +49,7 @@ def page(outputs: Path) -> str:
 
 
 def test_figures_are_written_as_png_and_svg(outputs: Path) -> None:
-    for name in ("winrates", "scores", "radar", "curves", "grid"):
+    for name in ("winrates", "head_to_head", "scores", "radar", "curves", "grid"):
         with Image.open(outputs / "report" / f"{name}.png") as figure:
             assert min(figure.size) > 300
         assert "<svg" in (outputs / "report" / f"{name}.svg").read_text(encoding="utf-8")
@@ -62,8 +62,14 @@ def test_the_page_needs_nothing_beside_it(page: str) -> None:
 
 
 def test_the_page_says_the_result_first_and_where_it_comes_from(page: str) -> None:
-    assert page.index("is the best iteration") < page.index("<table")
-    for text in ("95% intervals by paired bootstrap", "SHA-256 of the UNet", "code revision", "params.yaml"):
+    assert page.index("SPIN iter 1 is named the best") < page.index("<table")
+    for text in (
+        "95% intervals over prompts, paired",
+        "8 test prompts decide nothing",
+        "SHA-256 of the UNet",
+        "code revision",
+        "params.yaml",
+    ):
         assert text in page
     assert "cover the choice of prompts only" in page
     assert "Clean (ceiling)" in page
@@ -159,7 +165,7 @@ def test_every_prompt_set_has_its_section(outputs: Path, tmp_path: Path) -> None
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     identifiers = re.findall(r' id="([^"]+)"', page)
     assert len(identifiers) == len(set(identifiers))
-    assert {"winning-test", "winning-val", "gallery-val"} <= set(identifiers)
+    assert {"winning-test", "winning-val", "duels-test", "gallery-val"} <= set(identifiers)
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(identifiers), "every link leads somewhere"
     assert (tmp_path / "report" / "val" / "grid.png").is_file()
 

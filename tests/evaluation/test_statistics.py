@@ -36,6 +36,20 @@ def test_winning_rate_depends_on_the_order_of_scores_only_not_on_their_scale() -
     assert st.winning_rate(a, b) == st.winning_rate(np.exp(a), np.exp(b))
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e6])
+def test_a_difference_of_rounding_is_a_tie_in_any_unit_and_a_real_one_is_none(unit: float) -> None:
+    a = unit * np.random.default_rng(0).normal(20.0, 1.0, size=400)
+    rounding = 1 + 4e-7 * np.random.default_rng(1).uniform(-1, 1, size=400)  # as float32 networks differ by
+    assert st.winning_rate(a, a * rounding) == (0.5, 400, 400)
+    assert st.winning_rate(a + 1e-3 * unit, a) == (1.0, 0, 400)
+
+
+def test_ties_are_judged_scorer_by_scorer() -> None:
+    large, small = np.full((4, 1), 1e4), np.full((4, 1), 1e-4)
+    won = st.outcomes(np.hstack([large, small]), np.hstack([large + 1e-2, small * 2]))
+    assert won[0].tolist() == [0.5, 0.0]
+
+
 def test_results_do_not_depend_on_the_order_of_prompts() -> None:
     a, b, order = scores(0), scores(1), np.random.default_rng(2).permutation(40)
     assert st.winning_rate(a, b) == st.winning_rate(a[order], b[order])
@@ -65,37 +79,6 @@ def test_of_equally_good_images_the_first_is_kept() -> None:
 def test_one_image_per_prompt_is_returned_unchanged(how: st.Reduction) -> None:
     images = np.random.default_rng(0).normal(size=(7, 1, 3))
     assert (st.reduce_images(images, how, [0, 2]) == images[:, 0]).all()
-
-
-def test_bootstrap_of_a_mean_has_the_standard_error_of_the_mean() -> None:
-    values = np.random.default_rng(0).normal(3.0, 2.0, size=400)
-    replicates = st.bootstrap(values, st.resample_prompts(400, 2000, seed=1))
-    assert replicates.mean() == pytest.approx(values.mean(), abs=0.01)
-    assert replicates.std() == pytest.approx(values.std() / math.sqrt(400), rel=0.06)
-
-
-def test_bootstrap_in_chunks_equals_bootstrap_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    resampled = st.resample_prompts(40, 100, seed=0)
-    whole = st.bootstrap(scores(0), resampled, np.median)
-    monkeypatch.setattr(st, "CHUNK", 130)
-    assert (st.bootstrap(scores(0), resampled, np.median) == whole).all()
-
-
-def test_one_resampling_keeps_models_paired() -> None:
-    values, resampled = scores(0), st.resample_prompts(40, 100, seed=0)
-    shift = st.bootstrap(values + 1.0, resampled) - st.bootstrap(values, resampled)
-    assert shift == pytest.approx(1.0), "better by 1 on every prompt is better by 1 in every replicate"
-
-
-def test_percentile_interval_by_hand() -> None:
-    assert st.percentile_interval(np.arange(101.0), 0.9) == pytest.approx((5.0, 95.0))
-
-
-def test_winning_every_prompt_does_not_claim_certainty() -> None:
-    resampled = st.resample_prompts(100, 200, seed=0)
-    low, high = st.winning_interval(np.ones(100), resampled, 0.95)
-    assert (low, high) == (pytest.approx(0.025 ** (1 / 100)), 1.0)
-    assert st.winning_interval(np.zeros(100), resampled, 0.95) == (0.0, pytest.approx(1 - low))
 
 
 def test_sign_flip_test_by_hand() -> None:
@@ -151,22 +134,3 @@ def test_prompts_needed_give_the_promised_power() -> None:
     trials = generator.normal(0.3, 1.0, size=(4000, needed))
     z = trials.mean(1) / (trials.std(1) / math.sqrt(needed))
     assert (np.abs(z) > 1.96).mean() == pytest.approx(0.8, abs=0.03)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("statistic", ["mean", "median", "difference", "winning rate"])
-def test_intervals_cover_the_truth_as_often_as_they_say(statistic: str) -> None:
-    generator, covered, trials = np.random.default_rng(0), 0, 500
-    resampled = st.resample_prompts(200, 400, seed=1)
-    for _ in range(trials):
-        prompt = generator.normal(size=200)  # shared by both models: what pairing removes
-        a, b = prompt + generator.normal(0.5, 1.0, 200), prompt + generator.normal(0.0, 1.0, 200)
-        if statistic == "winning rate":
-            truth = 0.6382  # Phi(0.5 / sqrt 2)
-            interval = st.winning_interval(st.outcomes(a, b), resampled, 0.95)
-        else:
-            values = a - b if statistic == "difference" else a
-            reduce = np.median if statistic == "median" else np.mean
-            truth, interval = 0.5, st.percentile_interval(st.bootstrap(values, resampled, reduce), 0.95)
-        covered += interval.low <= truth <= interval.high
-    assert 0.92 <= covered / trials <= 0.98

@@ -13,12 +13,14 @@ from tests.evaluation.toy_params import params
 
 def test_every_promised_file_is_written(scores: Path, tmp_path: Path) -> None:
     write_tables(params(), scores, tmp_path / "tables", ["clean"])
-    tables = ("mean", "median", "std", "winrate_over_base", "winrate_over_dpo")
+    tables = ("mean", "median", "std", "winrate_over_base", "winrate_over_dpo", "head_to_head", "gap_closed")
     expected = {f"{name}.{end}" for name in tables for end in ("csv", "md", "tex")}
     expected |= {
         "means.csv",
         "winrates.csv",
         "comparisons.csv",
+        "duels.csv",
+        "gaps.csv",
         "comparisons.md",
         "summary.json",
         "breakdowns.json",
@@ -64,7 +66,7 @@ def test_tables_do_not_depend_on_the_order_in_which_images_were_scored(scores: P
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
-def test_champion_is_the_iteration_that_wins_most_on_average(scores: Path, tmp_path: Path) -> None:
+def test_champion_is_the_iteration_that_wins_over_the_others(scores: Path, tmp_path: Path) -> None:
     write_scores(scores / "iter2", score_frame("clean", 24).assign(pickscore=99.0, hps=99.0, aesthetic=99.0))
     write_tables(params(), scores, tmp_path / "tables")
     assert read_json(tmp_path / "tables" / "summary.json")["champion"] == "iter2"

@@ -8,10 +8,8 @@ import pandas as pd
 
 from spin.evaluation.findings import findings
 from spin.evaluation.labels import model_colours, model_label
-from spin.evaluation.measures import measure
-from spin.evaluation.results import load_results
 from spin.evaluation.table import Table, escape
-from spin.evaluation.tables import write_tables
+from spin.evaluation.tables import read_tables, write_tables
 from spin.evaluation.terminal import console_table
 from tests.evaluation.fake_scores import score_frame, write_scores
 from tests.evaluation.toy_params import params
@@ -56,32 +54,61 @@ def test_markdown_and_latex_mark_and_escape() -> None:
 
 
 def test_console_table_fits_a_wide_terminal_and_names_the_champion(scores: Path, tmp_path: Path) -> None:
-    write_tables(params(), scores, tmp_path / "tables", ["clean"])
-    text = console_table(tmp_path / "tables")
-    assert "Winning rate over Base (%)" in text
-    assert re.search(r"SPIN iter \d is the best iteration: it wins \d+\.\d% over the base", text)
+    write_tables(params(), scores, tmp_path / "tables" / "test", ["clean"])
+    text = console_table(tmp_path / "tables" / "test")
+    for title in (
+        "Winning rate over Base (%)",
+        "Head to head",
+        "Share of the gap from Base to Clean closed (%)",
+    ):
+        assert title in text
+    assert re.search(r"SPIN iter \d is [a-z ]+ best iteration.+: on 24 test prompts it wins \d+\.\d%", text)
     assert max(len(line) for line in text.splitlines() if line.startswith("  ")) <= 110
 
 
-def test_the_summary_says_so_when_another_model_is_better_or_nothing_is_shown(scores: Path) -> None:
+def test_the_summary_says_so_when_another_model_is_better_or_nothing_is_shown(
+    scores: Path, tmp_path: Path
+) -> None:
     for model in ("iter1", "iter2", "iter3"):
         write_scores(scores / model, score_frame("base", 24))
-    results = load_results(params(), scores)
-    measures = measure(results, params().tables, seed=0)
-    rates = {m: {"average": 0.5, "low": 0.5, "high": 0.5} for m in ("iter1", "iter2", "iter3")}
-    rates["dpo"] = {"average": 0.9, "low": 0.8, "high": 1.0}
-    statistics = {"confidence": 0.95}
-    summary = {
-        "iterations": ["iter1", "iter2", "iter3"],
-        "champion": "iter1",
-        "win_rate_over_base": rates,
-        "statistics": statistics,
-        "above_ceiling": [],
-    }
-    text = " ".join(findings(measures, summary, ["iter1", "iter2", "iter3"]))
+    write_tables(params(), scores, tmp_path / "test", ["clean"])
+    measures, summary = read_tables(tmp_path / "test")
+    text = " ".join(findings(measures, summary, summary))
+    assert "SPIN iter 1 is taken for the best iteration as the earliest of those that nobody beats" in text
+    assert "These prompts cannot tell it from SPIN iter 2 and SPIN iter 3." in text
+    assert "is the best iteration" not in text
     assert "do not show a difference from the base" in text
-    assert "It is not the best model of the run: Diffusion-DPO wins 90.0%" in text
-    assert "Over Diffusion-DPO it wins" in text
+    assert "It is not the best model of the run: SFT and Diffusion-DPO beat it" in text
+    assert "It wins 50.0% over the base" not in text
+    assert re.search(r"\d% over Diffusion-DPO \(", text)
+    assert "It closes 0% of the gap from the base to Clean" in text
+
+
+def test_the_summary_says_so_when_the_champion_is_worse_than_the_base(scores: Path, tmp_path: Path) -> None:
+    for model in ("iter1", "iter2", "iter3"):
+        frame = score_frame("base", 24)
+        for scorer in ("pickscore", "hps", "image_reward", "aesthetic"):
+            frame[scorer] -= frame[scorer].std()
+        write_scores(scores / model, frame)
+    write_tables(params(), scores, tmp_path / "test")
+    measures, summary = read_tables(tmp_path / "test")
+    text = " ".join(findings(measures, summary, summary))
+    assert "below one half: it is worse than the base" in text
+    assert "Its mean is significantly below the base's on PickScore" in text
+
+
+def test_the_mean_is_told_where_it_says_otherwise_than_the_meetings(scores: Path, tmp_path: Path) -> None:
+    """One prompt that another wins by far raises its mean and no winning rate."""
+    frame = score_frame("iter3", 24)
+    for scorer in ("pickscore", "hps", "image_reward", "aesthetic"):
+        frame[scorer] = score_frame("iter2", 24)[scorer] - 0.1 * frame[scorer].std()
+        frame.loc[0, scorer] += 50 * frame[scorer].std()
+    write_scores(scores / "iter3", frame)
+    write_tables(params(), scores, tmp_path / "test")
+    measures, summary = read_tables(tmp_path / "test")
+    text = " ".join(findings(measures, summary, summary))
+    assert summary["champion"] == "iter2"
+    assert "SPIN iter 3 has the highest mean of the average score" in text
 
 
 def test_models_keep_their_own_colours() -> None:
