@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 # dvc.yaml says `python -m spin`: let that be the environment's.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo test test-fast mutants lint format ui lock clean
+.PHONY: help install demo test test-fast mutants soak lint format ui worker lock clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -37,6 +37,9 @@ demo: $(READY)  ## Play SPIN on the embedded world: three iterations, baselines,
 ui: $(READY)  ## Prefect, MLflow and a worker on localhost, until Ctrl-C
 	@$(BIN)/python -m flows.ui
 
+worker: $(READY)  ## A worker for the Prefect server that PREFECT_API_URL names, until Ctrl-C
+	@$(BIN)/python -m flows.worker
+
 test: $(READY)  ## All tests, two files at a time
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -45,6 +48,9 @@ test-fast: $(READY)  ## The tests that take seconds
 
 mutants: $(READY)  ## Change the method and the trainer line by line and see the tests fail (an hour or two)
 	@$(BIN)/python -m tests.mutants
+
+soak: $(READY)  ## 200 kills of whatever can be killed, and nothing may be lost (two hours)
+	@$(BIN)/python -m benchmarks.soak
 
 lint: $(READY)  ## Format check, linter, types
 	@$(BIN)/ruff format --check .

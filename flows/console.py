@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from flows import environment
-from flows.left_running import run_from_a_shell
 from flows.refusal import refused_input
 from flows.server import prefect_api, running_ui
 from spin import paths
@@ -77,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     from tasks.stage import BAD_INPUT_STATE
 
     try:
-        with run_from_a_shell(given.root), prefect_api(given.root) as settings:
+        with prefect_api(given.root) as settings:
             state = run_flow(
                 settings, root=given.root, targets=given.targets or None, max_workers=given.max_workers
             )
@@ -113,6 +112,7 @@ def run_flow(settings: dict[str, str], **parameters: Any) -> Any:
 
 def print_results(root: Path, sentence: str, seconds: float) -> None:
     """Print the tables, and where to look further."""
+    from flows.links import runs_page
     from spin.evaluation.terminal import console_table
 
     report = root / paths.REPORT / "report.html"
@@ -122,6 +122,7 @@ def print_results(root: Path, sentence: str, seconds: float) -> None:
     if report.is_file():
         print(f"Report: {report.resolve()}")
     if running_ui(root):
-        print(f"Prefect: {environment.PREFECT_API.removesuffix('/api')}   MLflow: {environment.MLFLOW_URL}")
+        print(f"Prefect: {environment.PREFECT_API.removesuffix('/api')}")
+        print(f"MLflow: {runs_page(root) or environment.MLFLOW_URL}")
     else:
         print("Prefect and MLflow, with this run in both: make ui")

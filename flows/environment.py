@@ -4,6 +4,7 @@ None of the tools may report to its maker, and each keeps what it writes below `
 in the environment stands.
 """
 
+import json
 import os
 import secrets
 import sys
@@ -69,10 +70,15 @@ def guarded(root: Path, port: int) -> dict[str, str]:
     }
 
 
-def write_client_settings(root: Path) -> None:
+def write_client_settings(root: Path, api: str, auth: str | None) -> None:
     """Write prefect.toml: where the `prefect` command of a shell in this folder finds the server, and its secret."""
-    text = f'# Written by `make ui`; no part of the project.\n[api]\nurl = "{PREFECT_API}"\nauth_string = "{secret(root)}"\n'
-    _write_private(root / "prefect.toml", text)
+    lines = [
+        "# Written by `make ui` or `python -m flows.worker`; no part of the project.",
+        "[api]",
+        f"url = {json.dumps(api)}",
+    ]
+    lines += [f"auth_string = {json.dumps(auth)}"] if auth else []
+    _write_private(root / "prefect.toml", "\n".join([*lines, ""]))
 
 
 def _write_private(path: Path, text: str) -> None:

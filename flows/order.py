@@ -7,6 +7,11 @@ from typing import Any
 import networkx as nx
 from prefect.futures import PrefectFuture
 
+
+class UnknownStageError(Exception):
+    """A stage or an iteration that dvc.yaml does not have; the message is one sentence."""
+
+
 Submit = Callable[[str, list[PrefectFuture[Any]]], PrefectFuture[Any]]
 
 
@@ -14,7 +19,7 @@ def needed_for(graph: "nx.DiGraph[str]", targets: list[str] | None) -> "nx.DiGra
     """Return the part of the graph that `targets` wait for, themselves included; all of it for None.
 
     A target is a stage's name or, as in `dvc repro`, that of a `foreach` group (`train` for every `train@...`).
-    Raises `KeyError` with the first target that names nothing.
+    Raises `UnknownStageError` with the first target that names nothing.
     """
     if targets is None:
         return graph
@@ -22,9 +27,31 @@ def needed_for(graph: "nx.DiGraph[str]", targets: list[str] | None) -> "nx.DiGra
     for target in targets:
         named = [stage for stage in graph if target in (stage, stage.partition("@")[0])]
         if not named:
-            raise KeyError(target)
+            raise UnknownStageError(
+                f"targets must name stages of dvc.yaml, got {target}; `dvc stage list` shows them."
+            )
         wanted.update(named, *(nx.descendants(graph, stage) for stage in named))
     return graph.subgraph(wanted)
+
+
+def evaluated_up_to(graph: "nx.DiGraph[str]", iteration: str) -> list[str]:
+    """Return the training of `iteration`, and the scoring of it, of the iterations before it and of the base.
+
+    Raises `UnknownStageError` if there is no such iteration.
+    """
+    trained = f"train@{iteration}"
+    if trained not in graph:
+        known = (
+            ", ".join(sorted(stage.partition("@")[2] for stage in graph if stage.startswith("train@")))
+            or "none"
+        )
+        raise UnknownStageError(
+            f"up_to must be one of the iterations {known}, got {iteration}; correct the name."
+        )
+    before = {stage for stage in nx.descendants(graph, trained) if stage.startswith("train@")}
+    models = {"base", *(stage.partition("@")[2] for stage in {trained, *before})}
+    scored = [stage for stage in graph if stage.startswith("score@") and stage.rpartition("-")[2] in models]
+    return [trained, *sorted(scored)]
 
 
 def distance_to_end(graph: "nx.DiGraph[str]") -> Mapping[str, int]:

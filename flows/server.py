@@ -1,10 +1,12 @@
 """The Prefect API a run reports to: the one the user names, the one `make ui` keeps, or one for this run alone."""
 
+import base64
 import os
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -71,6 +73,55 @@ def start_prefect(root: Path, port: int, log: Path, *, ui: bool) -> "subprocess.
 def client_settings(root: Path, api: str) -> dict[str, str]:
     """Return Prefect's settings for a client of a server of this project: where it is, and what it asks of clients."""
     return {"api.url": api, "api.auth_string": environment.secret(root)}
+
+
+def server_settings(root: Path) -> dict[str, str]:
+    """Return where the Prefect server is and what it asks: from the environment, else from prefect.toml.
+
+    They are kept in prefect.toml, for the `prefect` command in this folder. Raises `RuntimeError` with one sentence if
+    nothing names a server that answers.
+    """
+    kept = root / "prefect.toml"
+    given = tomllib.loads(kept.read_text(encoding="utf-8")).get("api", {}) if kept.is_file() else {}
+    url = os.environ.get("PREFECT_API_URL") or given.get("url")
+    if not url:
+        raise RuntimeError(
+            "PREFECT_API_URL must say where the Prefect server is, and is not set; set it, or call `make ui`."
+        )
+    secret = os.environ.get("PREFECT_API_AUTH_STRING") or (
+        given.get("auth_string") if url == given.get("url") else None
+    )
+    status = _status(f"{url}/admin/version", secret)
+    if status in (401, 403):
+        raise RuntimeError(
+            f"PREFECT_API_AUTH_STRING must be the secret that {url} asks for, and is {'another' if secret else 'not set'}; "
+            "with `make ui` it stands in .spin/prefect/auth of its folder."
+        )
+    if status != 200:
+        raise RuntimeError(
+            f"PREFECT_API_URL must be a Prefect server that is up, but {url} does not answer; start it."
+        )
+    environment.write_client_settings(root, url, secret)
+    return {"api.url": url, **({"api.auth_string": secret} if secret else {})}
+
+
+def _status(url: str, secret: str | None) -> int:
+    """Return the status of an answer; 0 for none."""
+    try:
+        with urllib.request.urlopen(with_secret(url, secret), timeout=10) as reply:
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError):
+        return 0
+
+
+def with_secret(url: str, secret: str | None) -> urllib.request.Request:
+    """Return a request that shows `user:password`."""
+    request = urllib.request.Request(url)
+    if secret:
+        request.add_header("Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")
+    return request
 
 
 @contextmanager

@@ -1,22 +1,26 @@
 """The whole self-play loop as one flow: the stages of dvc.yaml, each run by the task of its kind.
 
-`python -m flows` runs it here and now; a deployment runs it through a worker.
+`python -m flows` runs it here and now; `flows.self_play` and `flows.evaluate` run it through a worker.
 """
 
+import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import networkx as nx
-from prefect import Task, flow
+from prefect import Task, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import Field
 
-from flows.order import needed_for, submit_in_order
+from flows.forms import Running
+from flows.left_running import under_way
+from flows.links import publish_runs_page
+from flows.order import UnknownStageError, evaluated_up_to, needed_for, submit_in_order
 from flows.refusal import refused_input
+from spin.paths import REGISTRY
 from tasks import (  # noqa: F401  (each enters its tasks in TASKS)
     code,
     continual,
@@ -27,9 +31,14 @@ from tasks import (  # noqa: F401  (each enters its tasks in TASKS)
     score,
     train,
 )
+from tasks.commands import push
 from tasks.process import end_all, stopping
 from tasks.project import Project, TornProjectError, open_project
-from tasks.stage import BAD_INPUT_STATE, TASKS
+from tasks.registry import promote
+from tasks.stage import BAD_INPUT_STATE, CACHED_STATE, RESTORED_STATE, TASKS
+
+FLOW = "spin-diffusion"
+NO_REMOTE = "pull and push need a DVC remote, found none; name one by `dvc remote add -d store URL`."
 
 
 def kind(stage: str) -> str:
@@ -37,32 +46,38 @@ def kind(stage: str) -> str:
     return stage.partition("@")[0]
 
 
-@flow(name="spin-diffusion", task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def spin_diffusion(
     root: Path = Path("."),
-    targets: Annotated[
-        list[str] | None, Field(description="Stages to bring up to date; all when empty.")
-    ] = None,
-    max_workers: Annotated[int, Field(ge=1, description="Stages that may run at once.")] = 2,
-    stage_timeout: Annotated[float | None, Field(gt=0, description="Most seconds a stage may run.")] = None,
+    targets: list[str] | None = None,
+    max_workers: int = 2,
+    stage_timeout: float | None = None,
 ) -> State[Any]:
-    """Bring the project at `root` up to date, stage by stage, as DVC's graph has them."""
+    """Bring the project at `root` up to date: `python -m flows`. What a deployment asks for stands in `flows.forms`."""
+    with under_way(root):
+        return bring_up_to_date(root, targets, Running(max_workers=max_workers, stage_timeout=stage_timeout))
+
+
+def bring_up_to_date(
+    root: Path, targets: list[str] | None, how: Running, up_to: str | None = None
+) -> State[Any]:
+    """Bring the stages that `targets` and the iteration `up_to` name up to date, all for None, as DVC's graph has them."""
     # Refuse bad input before any stage runs.
     refused = refused_input(root)
     if refused:
         return Failed(name=BAD_INPUT_STATE, message=refused)
 
     # Which stages there are, and which are wanted.
-    project = open_project(root, stage_timeout)
+    project = open_project(root, how.stage_timeout, how.pull, how.push)
     try:
-        graph = needed_for(project.graph(), targets)
-    except TornProjectError as error:
-        return Failed(name=BAD_INPUT_STATE, message=str(error))
-    except KeyError as error:
-        return Failed(
-            name=BAD_INPUT_STATE,
-            message=f"targets must name stages of dvc.yaml, got {error.args[0]}; `dvc stage list` shows them.",
+        graph = project.graph()
+        graph = needed_for(
+            graph, targets if up_to is None else [*(targets or []), *evaluated_up_to(graph, up_to)]
         )
+    except (TornProjectError, UnknownStageError) as error:
+        return Failed(name=BAD_INPUT_STATE, message=str(error))
+    if (how.pull or how.push) and project.remote() is None:
+        return Failed(name=BAD_INPUT_STATE, message=NO_REMOTE)
     without_task = sorted({kind(stage) for stage in graph} - TASKS.keys())
     if without_task:
         return Failed(
@@ -75,13 +90,41 @@ def spin_diffusion(
     # Run them; whatever happens, nothing of it outlives the flow.
     stopping.clear()
     try:
-        futures = submit_in_order(graph, submit, max_workers)
+        futures = submit_in_order(graph, submit, how.max_workers)
     except BaseException:
         stopping.set()
         raise
     finally:
         end_all()  # cancelled or interrupted: nothing goes on writing
-    return summary(graph, {stage: future.state for stage, future in futures.items()})
+
+    # Say what came of it, here, in the registry and on the remote.
+    publish_runs_page(root)
+    states = {stage: future.state for stage, future in futures.items()}
+    state = summary(graph, states)
+    if state.is_completed() and "register" in states and states["register"].name != CACHED_STATE:
+        meet_champion(project)
+    if how.push and state.is_completed():
+        return pushed(project, sorted(graph), state)
+    return state
+
+
+def meet_champion(project: Project) -> None:
+    """Let the best of the run meet the champion; that nobody is promoted, or MLflow is away, is no failure of the flow."""
+    if (
+        os.environ.get("SPIN_TRACKING", "on") == "on"
+        and (project.root / REGISTRY / "registry.json").is_file()
+    ):
+        promote(project.root, ["promote"], return_state=True)
+
+
+def pushed(project: Project, stages: list[str], state: State[Any]) -> State[Any]:
+    """Send what the stages made to the remote, also those that had nothing to do, and return the flow's state."""
+    problem = push(stages, project, get_run_logger().info)
+    if problem is None:
+        return state
+    return Failed(
+        message=f"{state.message} But the remote did not take all of it ({problem}); start it again."
+    )
 
 
 def task_for(stage: str, project: Project) -> Task[..., Any]:
@@ -100,8 +143,10 @@ def summary(graph: "nx.DiGraph[str]", states: dict[str, State[Any]]) -> State[An
     """Return the flow's state and one sentence: what ran and what was cached, or what failed and what it held up."""
     failed = {stage: state for stage, state in states.items() if state.is_failed() or state.is_crashed()}
     if not failed:
-        cached = sum(state.name == "Cached" for state in states.values())
-        return Completed(message=f"{len(states) - cached} stages ran, {cached} were cached.")
+        names = [state.name for state in states.values()]
+        cached, restored = names.count(CACHED_STATE), names.count(RESTORED_STATE)
+        came = f"{restored} came from DVC's cache or remote, " if restored else ""
+        return Completed(message=f"{len(states) - cached - restored} stages ran, {came}{cached} were cached.")
     waiting = {user for stage in failed for user in nx.ancestors(graph, stage)} - failed.keys()
     reasons = "; ".join(reason(state) for state in failed.values())
     held_up = f" {len(waiting)} stages that wait for it were not run." if waiting else ""

@@ -14,13 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows import environment
-from flows.left_running import end_left_running
+from flows.deploy import register
 from flows.server import client_settings, start_prefect, ui_file, wait_for
+from flows.worker import POOL, make_place, only_worker, start_worker, worker_name
 from tasks.process import let_go, start
 
-POOL = "spin"
 BUSY_PORT = 2
-WORKER_GRACE_SECONDS = 30.0
 MAX_RESTARTS, RESTART_WINDOW = 3, 120.0
 
 
@@ -53,23 +52,6 @@ def start_mlflow(root: Path, log: Path) -> "subprocess.Popen[str]":
         return start(command, root, 5.0, {**os.environ}, stream.fileno())
 
 
-def register(root: Path, env: dict[str, str], log: Path) -> None:
-    """Make the work pool and the deployments of prefect.yaml; raises `RuntimeError` if Prefect refuses."""
-    prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
-    for command in (
-        [*prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite"],
-        [*prefect, "deploy", "--all"],
-    ):
-        with log.open("ab") as stream:
-            done = subprocess.run(
-                command, cwd=root, env=env, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL
-            )
-        if done.returncode:
-            raise RuntimeError(
-                f"`{' '.join(command[2:])}` ended with exit code {done.returncode}; {log} says why."
-            )
-
-
 class Services:
     """The servers and the worker: each is started again when it ends by itself."""
 
@@ -84,9 +66,8 @@ class Services:
         self._ended: dict[str, list[float]] = {name: [] for name in self._starts}
 
     def _start_worker(self) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
         with (self.logs / "worker.log").open("ab") as stream:
-            return start(command, self.root, WORKER_GRACE_SECONDS, self.env, stream.fileno())
+            return start_worker(self.root, self.env, stream.fileno())
 
     def start(self, name: str) -> "subprocess.Popen[str]":
         """Start one of them."""
@@ -121,16 +102,15 @@ def serve(root: Path, signals: list[int]) -> int:
     logs = root / environment.STATE / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     env = {**environment.places(root), **os.environ, **environment.guarded(root, environment.PREFECT_PORT)}
-    environment.write_client_settings(root)
+    environment.write_client_settings(root, environment.PREFECT_API, environment.secret(root))
     services = Services(root, logs, env)
     try:
         # Servers first: the deployments need Prefect, the worker needs both.
         prefect, mlflow = services.start("Prefect"), services.start("MLflow")
         wait_for(f"{environment.PREFECT_API}/health", prefect, logs / "prefect.log")
-        left = end_left_running(root, client_settings(root, environment.PREFECT_API))
-        if left:
-            print(f"{left} runs that were cut off are marked as Crashed; started again they resume.")
-        register(root, env, logs / "deploy.log")
+        settings = client_settings(root, environment.PREFECT_API)
+        register(root, env, settings, logs / "deploy.log")
+        make_place(root, settings)
         services.start("worker")
         wait_for(f"{environment.MLFLOW_URL}/health", mlflow, logs / "mlflow.log")
 
@@ -153,9 +133,11 @@ def print_addresses(root: Path, logs: Path) -> None:
     """Say where the pages are and how to start a run."""
     print(f"Prefect  {environment.PREFECT_API.removesuffix('/api')}")
     print(f"         it asks once in each browser for: {environment.secret(root)}")
-    print(f"MLflow   {environment.MLFLOW_URL}")
-    print(f"Worker   of the pool {POOL}; logs in {logs}")
-    print("A run    prefect deployment run 'spin-diffusion/toy'   (in this folder, from another shell)")
+    from flows.links import runs_page  # late: Prefect is imported by now
+
+    print(f"MLflow   {runs_page(root) or f'{environment.MLFLOW_URL}/#/experiments'}")
+    print(f"Worker   {worker_name(root)} of the pool {POOL}; logs in {logs}")
+    print("A run    prefect deployment run 'spin-diffusion/self-play'   (in this folder, from another shell)")
     print("Ctrl-C ends them all.", flush=True)
 
 
@@ -170,7 +152,12 @@ def main() -> int:
     ] = []  # no event: a handler that sets what the main thread waits for can lock itself out
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda got, _: signals.append(got))
-    return serve(Path.cwd(), signals)
+    try:
+        with only_worker(Path.cwd()):
+            return serve(Path.cwd(), signals)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return BUSY_PORT
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ question takes a lock.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,12 +27,19 @@ class TornProjectError(Exception):
 class Project:
     """A folder with a dvc.yaml."""
 
-    def __init__(self, root: Path, timeout: float | None = None) -> None:
-        """Name the folder; `timeout` is the most seconds that one stage may run."""
+    def __init__(
+        self, root: Path, timeout: float | None = None, pull: bool = False, push: bool = False
+    ) -> None:
+        """Name the folder. `timeout` is the most seconds that one stage may run.
+
+        With `pull` a stage looks for its result on DVC's remote before it runs; with `push` what it made goes there.
+        """
         self.root = root.resolve()
         self.timeout = timeout
+        self.pull, self.push = pull, push
         self._lock = threading.Lock()
         self._known: Any = None
+        self._commands = 0
 
     @cached_property
     def _repo(self) -> Any:
@@ -75,9 +83,42 @@ class Project:
                 f"{remedy if file == 'dvc.lock' else 'correct it'}."
             ) from None
 
+    def remote(self) -> str | None:
+        """Return the name of DVC's default remote, if there is one."""
+        name = self._repo.config["core"].get("remote")
+        return None if name is None else str(name)
+
+    def cache(self) -> str:
+        """Return where DVC keeps what the stages made."""
+        return str(self._repo.cache.legacy.path)
+
+    def entries_read(self) -> set[str]:
+        """Return the files and folders of the root that stages depend on, what they make left out."""
+        return self._ask(lambda index: self._entries(index.deps)) - self.entries_made()
+
+    def entries_made(self) -> set[str]:
+        """Return the files and folders of the root that hold what stages make."""
+        return self._ask(lambda index: self._entries(index.outs))
+
+    def _entries(self, files: Iterable[Any]) -> set[str]:
+        """Return the first part of each path below the root."""
+        inside = (Path(each.fs_path) for each in files if each.is_in_repo)
+        return {path.relative_to(self.root).parts[0] for path in inside}
+
     def is_stale(self, stage: str) -> bool:
         """Tell whether `dvc repro --single-item` would run `stage`; files are looked at anew each time."""
         return self._ask(lambda index: bool(_named(index, stage).changed()))
+
+    @contextmanager
+    def command(self) -> Iterator[None]:
+        """Hold while a DVC command of this flow is under way: it may keep DVC's lock as long as it pulls or pushes."""
+        with self._lock:
+            self._commands += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._commands -= 1
 
     def _ask(self, question: Callable[[Any], T]) -> T:
         """Put a question to DVC's index, with patience while another process holds DVC's locks."""
@@ -92,7 +133,7 @@ class Project:
                     with self._repo.lock:
                         return question(index)
             except LockError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline and not self._commands:
                     raise
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
@@ -106,9 +147,9 @@ def _named(index: Any, stage: str) -> Any:
 _open: dict[Path, Project] = {}
 
 
-def open_project(root: Path, timeout: float | None = None) -> Project:
+def open_project(root: Path, timeout: float | None = None, pull: bool = False, push: bool = False) -> Project:
     """Open the project at `root` for a flow: its tasks, given the same folder, then share one `Repo`."""
-    project = Project(root, timeout)
+    project = Project(root, timeout, pull, push)
     _open[project.root] = project
     return project
 

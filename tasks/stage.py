@@ -1,18 +1,15 @@
 """The DVC stage runner: what every task does, whatever its kind.
 
 DVC alone decides what is stale, so Prefect's caching is off. A stage with nothing to do ends as `Cached`; the others run
-as `dvc repro --single-item STAGE` in a supervised subprocess.
+as `dvc repro --single-item STAGE` in a supervised subprocess, which may find the result of the same work in place of it.
 """
 
 import os
-import random
 import re
-import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -21,25 +18,23 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from spin.stages.table import STAGES
-from tasks.process import Exit, run, stopping
+from tasks.commands import CHATTER, STAGE_EXIT, dvc, push
+from tasks.process import Exit, stopping
 from tasks.progress import ProgressBar
-from tasks.project import BUSY_PATIENCE, Project, project_at
+from tasks.project import Project, project_at
 
 BAD_INPUT = 2
 """Exit code of `python -m spin` when its one sentence says what the user can mend."""
 BAD_INPUT_STATE = "BadInput"
 """Name of the failed state of such a stage, and of a flow that met one."""
 
+CACHED_STATE, RESTORED_STATE = "Cached", "Restored"
+"""Names of completed states of a stage that was not run: it was up to date, or DVC had the result of the same work."""
+
 INTERRUPTED_STATE, FULL_DISK_STATE = "Interrupted", "FullDisk"
 NOT_RETRIED = {BAD_INPUT_STATE, INTERRUPTED_STATE, FULL_DISK_STATE}
 """Names of failed states that a second try cannot mend; Prefect retries a returned state as it does an exception."""
 
-_CHATTER = re.compile(
-    r"^(Running stage '|> |Updating lock file|Generating lock file|To track the changes|\s*git add |To enable auto staging"
-    r"|Use `dvc push`|Stage '.*' is cached|\s*dvc config core\.autostage|\s*$)"
-)
-_STAGE_EXIT = re.compile(r"exited with (-?\d+)")
-_BUSY = re.compile(r"is busy|Unable to acquire lock")
 _FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")
 
 
@@ -62,17 +57,26 @@ class FullDiskError(StageError):
     """The stage, or DVC's cache, had no room: running it again would only fill it further."""
 
 
+class Work(NamedTuple):
+    """What it took to bring a stage up to date."""
+
+    seconds: float
+    ran: bool
+    """Whether the stage was run; if not, DVC had the result of the same work in its cache or on its remote."""
+
+
 def run_stage(stage: str, root: Path) -> State[Any]:
     """Bring one DVC stage up to date: the body of every task.
 
-    Returns `Cached` when DVC had nothing to do, `Completed` after a run, and a failed state with a name of its own for
-    what a retry cannot mend. Raises `StageError` for what it may: a crash, a time-out.
+    Returns `Cached` when DVC had nothing to do, `Restored` when it had the result of the same work, `Completed` after a
+    run, and a failed state with a name of its own for what a retry cannot mend. Raises `StageError` for what it may: a
+    crash, a time-out.
     """
     if stopping.is_set():  # a retry after Ctrl-C must not start again what was just ended
         return Failed(name=INTERRUPTED_STATE, message=f"{stage} was interrupted.")
     project = project_at(root)
     if not project.is_stale(stage):
-        return Completed(name="Cached", message="DVC has nothing to do.")
+        return Completed(name=CACHED_STATE, message="DVC has nothing to do.")
     try:
         bar, logger = ProgressBar(stage), get_run_logger()
 
@@ -80,50 +84,35 @@ def run_stage(stage: str, root: Path) -> State[Any]:
             logger.info(line)
             bar.see(line)
 
-        seconds = reproduce(stage, project, tell)
+        work = reproduce(stage, project, tell)
     except BadInputError as error:
         return Failed(name=BAD_INPUT_STATE, message=str(error))
     except FullDiskError as error:
         return Failed(name=FULL_DISK_STATE, message=str(error))
-    return Completed(message=f"Ran in {seconds:.0f} s.")
+    if not work.ran:
+        return Completed(
+            name=RESTORED_STATE, message=f"DVC had the result; it was here in {work.seconds:.0f} s."
+        )
+    if project.push and (problem := push([stage], project, logger.info)):
+        logger.warning("%s is not on the remote yet (%s); the end of the flow tries again.", stage, problem)
+    return Completed(message=f"Ran in {work.seconds:.0f} s.")
 
 
-def reproduce(stage: str, project: Project, on_line: Callable[[str], None]) -> float:
-    """Run one stage through DVC and return its seconds; waits while other DVC processes hold its locks.
+def reproduce(stage: str, project: Project, on_line: Callable[[str], None]) -> Work:
+    """Run one stage through DVC, unless it finds the result of the same work.
 
     Raises `BadInputError` when the stage exited with code 2, else `StageError`.
     """
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
-    os.environ["SPIN_PREFECT_RUN_ID"] = (
-        flow_run.id or ""
-    )  # MLflow links back by it; the same for all of a flow
+    # MLflow links back by it; the same for all of a flow.
+    os.environ["SPIN_PREFECT_RUN_ID"] = flow_run.id or ""
     started = time.monotonic()
-    pause = 0.5
-    while True:
-        # Run it, unless another DVC process holds the locks: then wait and try again.
-        ended = run(command, project.root, partial(_pass_on, on_line), project.timeout)
-        project.forget()
-        if ended.code == 0:
-            return time.monotonic() - started
-        if not _is_busy(ended) or time.monotonic() - started > BUSY_PATIENCE:
-            raise _error(stage, ended, project.timeout)
-        time.sleep(pause * random.uniform(0.5, 1.0))  # two that wait for each other must not meet again
-        pause = min(2 * pause, 15.0)
-
-
-def _pass_on(on_line: Callable[[str], None], line: str) -> None:
-    """Hand on what the stage says; leave out what DVC says around it."""
-    if not _CHATTER.match(line):
-        on_line(line)
-
-
-def _is_busy(ended: Exit) -> bool:
-    """Tell whether DVC refused to start because another process holds its locks."""
-    return (
-        ended.code == 255
-        and any(_BUSY.search(line) for line in ended.lines)
-        and not any(_STAGE_EXIT.search(line) for line in ended.lines)
-    )
+    command = ["repro", *(["--pull"] if project.pull else []), "--single-item", stage]
+    ended = dvc(command, project, on_line, project.timeout)
+    project.forget()
+    if ended.code:
+        raise _error(stage, ended, project.timeout)
+    ran = any(line.startswith("Running stage '") for line in ended.lines)
+    return Work(time.monotonic() - started, ran)
 
 
 def _error(stage: str, ended: Exit, timeout: float | None) -> StageError:
@@ -132,9 +121,9 @@ def _error(stage: str, ended: Exit, timeout: float | None) -> StageError:
         return StageError(
             f"{stage} ran longer than {timeout:g} s and was ended; raise the limit or make it smaller."
         )
-    said = [line for line in ended.lines if not _CHATTER.match(line)]
+    said = [line for line in ended.lines if not CHATTER.match(line)]
     of_stage = [line for line in said if not line.startswith("ERROR: failed to reproduce")]
-    exits = [match.group(1) for line in ended.lines if (match := _STAGE_EXIT.search(line))]
+    exits = [match.group(1) for line in ended.lines if (match := STAGE_EXIT.search(line))]
     last = (of_stage or said or ["nothing was printed"])[-1].strip()
     if exits and int(exits[-1]) == BAD_INPUT:
         return BadInputError(f"{stage}: {last.removeprefix('spin: ')}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ pytest.importorskip("dvc")
 pytest.importorskip("prefect")
 
 import flows  # noqa: F401  (switches before Prefect)
-from flows.order import distance_to_end, needed_for
+from flows.order import UnknownStageError, distance_to_end, evaluated_up_to, needed_for
 from flows.spin_diffusion import TASKS, kind, spin_diffusion, task_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,8 +73,25 @@ def test_targets_bring_what_they_wait_for_and_name_groups() -> None:
     assert set(needed_for(graph, ["train@iter1"])) == {"train@iter1", "data"}
     assert set(needed_for(graph, ["train"])) == {"train@iter1", "train@iter2", "data"}
     assert set(needed_for(graph, None)) == set(graph)
-    with pytest.raises(KeyError, match="tarin"):
+    with pytest.raises(UnknownStageError, match=r"targets must name stages of dvc\.yaml, got tarin"):
         needed_for(graph, ["tarin"])
+
+
+def test_up_to_an_iteration_is_its_training_and_the_scores_of_what_comes_before_it() -> None:
+    played = ["base", "iter1", "iter2", "iter3"]
+    graph = nx.DiGraph(
+        (f"train@{name}", f"train@{before}") for before, name in pairwise(played) if before != "base"
+    )
+    graph.add_edges_from(
+        (f"score@{prompts}-{name}", "data") for prompts in ("test", "val_2") for name in [*played, "sft"]
+    )
+    assert evaluated_up_to(graph, "iter2") == [
+        "train@iter2",
+        *("score@test-base", "score@test-iter1", "score@test-iter2"),
+        *("score@val_2-base", "score@val_2-iter1", "score@val_2-iter2"),
+    ]
+    with pytest.raises(UnknownStageError, match="one of the iterations iter1, iter2, iter3, got sft;"):
+        evaluated_up_to(graph, "sft")
 
 
 @pytest.mark.slow
@@ -88,7 +106,7 @@ def test_after_a_flow_dvc_has_nothing_to_do_and_a_second_flow_is_all_cached(dvc_
     assert "up to date" in status.stdout
     assert run(root).message == "0 stages ran, 6 were cached."
     (root / "iter2").unlink()
-    assert run(root).message == "1 stages ran, 5 were cached."
+    assert run(root).message == "0 stages ran, 1 came from DVC's cache or remote, 5 were cached."
 
 
 @pytest.mark.slow

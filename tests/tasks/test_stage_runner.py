@@ -39,7 +39,7 @@ def test_a_stage_runs_once_and_is_current_until_its_output_is_gone(dvc_project: 
     root = dvc_project("stages:\n  data: {cmd: echo made > out, outs: [out]}\n")
     project = Project(root)
     assert project.is_stale("data")
-    stage.reproduce("data", project, print)
+    assert stage.reproduce("data", project, print).ran
     assert not project.is_stale("data")
     (root / "out").unlink()
     assert project.is_stale("data")
@@ -81,6 +81,25 @@ def test_a_stage_waits_while_another_dvc_process_holds_the_lock(dvc_project: Mak
         assert holder.stdout.readline() == "held\n"
         stage.reproduce("data", Project(root), print)
     assert (root / "out").read_text() == "made\n"
+
+
+def test_the_work_of_a_stage_is_recorded_though_another_dvc_process_holds_the_lock_at_its_end(
+    dvc_project: MakeProject,
+) -> None:
+    root = dvc_project(
+        "stages:\n  data: {cmd: 'touch begun; sleep 3; echo x >> runs; echo made > out', outs: [out]}\n"
+    )
+    hold = (
+        "import time; from pathlib import Path; from dvc.repo import Repo, lock_repo\n"
+        "repo = Repo()\n"
+        "while not Path('begun').exists(): time.sleep(0.1)\n"
+        "with lock_repo(repo): time.sleep(9)"  # longer than DVC's own patience
+    )
+    project = Project(root)
+    with subprocess.Popen([sys.executable, "-c", hold], cwd=root):
+        stage.reproduce("data", project, print)
+    assert not project.is_stale("data")
+    assert (root / "runs").read_text() == "x\n", "not run again for want of the lock"
 
 
 def test_a_stage_over_its_time_limit_is_ended_with_its_children(dvc_project: MakeProject) -> None:
