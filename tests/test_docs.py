@@ -61,7 +61,9 @@ def test_modules_that_are_named_exist(page: Path) -> None:
     for name in re.findall(r"\b(?:spin|tasks|flows|benchmarks)(?:\.[a-z_]+)+", page.read_text("utf-8")):
         first = ROOT.joinpath(*name.split(".")[:2])
         assert (
-            name in ("spin.newest", "spin.scorers", "spin.sha") or first.is_dir() or first.with_suffix(".py").is_file()
+            name in ("spin.newest", "spin.scorers", "spin.sha")
+            or first.is_dir()
+            or first.with_suffix(".py").is_file()
         ), name
 
 
