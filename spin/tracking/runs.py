@@ -46,7 +46,7 @@ def stage_run(params: Params, stage: str, root: Path, gpu: bool = False) -> Iter
         with as_current(StageRun()) as run:
             yield run
         return
-    sampler = MachineSampler(tracking_uri(root)) if gpu else None
+    sampler = MachineSampler() if gpu else None
     live = LiveRun(root, stage, opening_of(params, stage, root), sampler)
     run = StageRun(live)
     try:
