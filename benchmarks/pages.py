@@ -116,7 +116,10 @@ def listed(claims: dict[str, bool]) -> str:
 
 def results(study: Study, record: Path, outputs: Path) -> dict[str, str]:
     """The blocks of docs/results.md."""
-    about, tables = study.about, ("winrate_over_base", "winrate_over_dpo", "mean")
+    about, tables = (
+        study.about,
+        ("head_to_head", "winrate_over_base", "winrate_over_dpo", "gap_closed", "mean"),
+    )
     seeds, demo = " ".join(map(str, about["seeds"])), revision_line(outputs.resolve().parent)
     command = f"python -m benchmarks.study --params {about['params']} --seeds {seeds} --work FOLDER"
     shown = "\n".join((outputs / f"tables/test/{name}.md").read_text("utf-8") for name in tables)

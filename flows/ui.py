@@ -97,6 +97,13 @@ class Services:
                 self.running[name].wait()
 
 
+def tell_what_waits(root: Path, env: dict[str, str], log: Path) -> None:
+    """Tell MLflow what it missed; at the first start this makes its database, whole where the server would be killed on the way."""
+    with log.open("ab") as stream:
+        command = [sys.executable, "-m", "spin", "sync"]
+        subprocess.run(command, cwd=root, env=env, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
+
+
 def serve(root: Path, signals: list[int]) -> int:
     """Start everything, print the addresses and wait; returns the exit code."""
     logs = root / environment.STATE / "logs"
@@ -106,7 +113,9 @@ def serve(root: Path, signals: list[int]) -> int:
     services = Services(root, logs, env)
     try:
         # Servers first: the deployments need Prefect, the worker needs both.
-        prefect, mlflow = services.start("Prefect"), services.start("MLflow")
+        prefect = services.start("Prefect")
+        tell_what_waits(root, env, logs / "mlflow.log")
+        mlflow = services.start("MLflow")
         wait_for(f"{environment.PREFECT_API}/health", prefect, logs / "prefect.log")
         settings = client_settings(root, environment.PREFECT_API)
         register(root, env, settings, logs / "deploy.log")

@@ -11,7 +11,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-LONGEST = ("test_pipeline.py", "test_ui.py", "test_flow.py")
+LONGEST = (
+    "test_pipeline.py",
+    "test_two_clones.py",
+    "test_workspace.py",
+    "test_ui.py",
+    "test_team_servers.py",
+    "test_flow.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -203,7 +203,8 @@ def an_empty_mlflow_is_filled_from_the_outputs(root: Path, raw: dict[str, Any]) 
     assert {point.step: point.value for point in history} == dict(
         zip(curve["step"], curve["loss"], strict=True)
     )
-    version = client.get_model_version_by_alias(raw["tracking"]["registered_model"], "champion")
+    listed = read_json(root / "outputs/registry/registry.json")
+    version = client.get_model_version_by_alias(listed["name"], "challenger")
     assert client.get_run(version.run_id).info.run_name == f"train@{version.tags['model']}"
 
 

@@ -16,7 +16,7 @@ class EvaluateParams(SamplerParams):
     references: Annotated[list[Literal["clean"]], Field(max_length=1)]
     """Levels to read the tables against, no models. `clean`: the embedded world's perfect images through the VAE."""
     prompt_sets: Annotated[list[str], Field(min_length=1)]
-    """Names of `prompt_sets`; the first one chooses the champion and is what winning rates by iteration are of."""
+    """Names of `prompt_sets`; the first one is what winning rates by iteration are of, and chooses the champion where none is held out."""
     images_per_prompt: PositiveInt
     reduction: Literal["mean", "median", "best"]
     """How the images of one prompt become one number: best keeps the image with the highest average score."""
@@ -50,7 +50,7 @@ class TableParams(Section):
     """Statistics and how they are shown."""
 
     average_of: Annotated[list[str], Field(min_length=1)]
-    """Scorers whose unweighted mean is the Average; also what `champion` is chosen by."""
+    """Scorers whose unweighted mean is the Average; and by whose winning rates the champion is chosen, head to head."""
     over: Annotated[list[str], Field(min_length=1)]
     """Models to compute winning rates over."""
     bootstrap_samples: PositiveInt
