@@ -9,8 +9,9 @@ from typing import Any
 from spin.errors import EvaluationError
 from spin.params.schema import Params
 from spin.paths import CHECKPOINTS, REGISTRY, SCORES, TABLES, prompts_of
-from spin.runtime.files import read_json, replacing_dir, sha256_file, write_json
+from spin.runtime.files import read_json, replacing_dir, write_json
 from spin.runtime.provenance import content_md5
+from spin.runtime.sums import check_folder, checked_digest
 
 SCORE_FILES = ("scores.parquet", "summary.json")
 
@@ -34,7 +35,7 @@ def registered_name(params: Params, root: Path = Path()) -> str:
     summary = _summary_of(chosen_on, root)
     decides = {
         "base": {key: value for key, value in base.items() if key not in ("source", "revision")},
-        "prompts": sha256_file(root / prompts_of(chosen_on)),
+        "prompts": checked_digest(root / prompts_of(chosen_on)),
         **{key: summary[key] for key in ("protocol", "scorers")},
         "average_of": summary["statistics"]["average_of"],
     }
@@ -62,6 +63,7 @@ def describe_models(params: Params, root: Path = Path()) -> list[dict[str, Any]]
             raise EvaluationError(
                 f"{checkpoint} must be a checkpoint, found none; run the stage train@{name} first."
             )
+        check_folder(root / checkpoint)
         win_rate = summary["win_rate_over_base"].get(name, {})
         entries.append(
             {
