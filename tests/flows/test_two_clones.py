@@ -62,7 +62,7 @@ def deploy(root: Path, env: dict[str, str]) -> None:
 
 
 def test_a_deployment_names_no_clone_and_its_form_explains_every_field(team: Team) -> None:
-    for name in ("self-play", "evaluate"):
+    for name in ("self-play", "evaluate", "promote"):
         deployment = team.client.read_deployment_by_name(f"spin-diffusion/{name}")
         (step,) = deployment.pull_steps
         assert step["prefect.deployments.steps.set_working_directory"] == {"directory": "{{ $SPIN_PROJECT }}"}
