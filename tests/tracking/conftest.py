@@ -9,7 +9,7 @@ import pytest
 
 from spin.evaluation.tables import write_tables
 from spin.models.checkpoint import load_denoiser, save_checkpoint
-from spin.params.schema import Params
+from spin.params.schema import Params, load_params
 from spin.runtime.files import read_json
 from spin.stages.data import run_base
 from spin.stages.registry import run_register
@@ -20,6 +20,7 @@ from spin.tracking.runs import stage_run
 from tests.evaluation.fake_scores import score_frame, write_scores
 from tests.models.tiny import miniature_params, write_params
 
+ROOT = Path(__file__).resolve().parents[2]
 SCORES, CHECKPOINTS = Path("outputs/scores/test"), Path("outputs/checkpoints")
 
 
@@ -86,3 +87,19 @@ def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) ->
     asked = score_frame("base").drop_duplicates("prompt_id")
     pd.DataFrame(asked[["prompt_id", "prompt", "category"]]).to_parquet(prompts)
     return root
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(ROOT / "profiles" / "toy.yaml")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project, in it, that looks at MLflow often."""
+    pytest.importorskip("mlflow", minversion="3")
+    for name in ("MLFLOW_TRACKING_URI", "SPIN_TRACKING", "SPIN_PREFECT_RUN_ID", "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("spin.tracking.live.SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
