@@ -91,7 +91,11 @@ def wait_for_the_end(folder: Path, process: "subprocess.Popen[bytes]", of_everyt
         subprocess.TimeoutExpired
     ):  # a flow goes on with what a killed stage does not hold up, and retries that
         process.terminate()
-        process.wait(2 * END_SECONDS)
+        try:
+            process.wait(2 * END_SECONDS)
+        except subprocess.TimeoutExpired:  # a flow whose server was killed asks for it again and again
+            process.kill()
+            process.wait()
     while of_everything and running(folder):
         if time.monotonic() - started > 4 * END_SECONDS:
             raise SystemExit(f"still running: {[each.cmdline() for each in running(folder)]}")
