@@ -10,6 +10,7 @@ from spin import paths
 from spin.errors import EvaluationError, ModelError, TrackingError
 from spin.params.schema import Params, load_params
 from spin.runtime.files import read_json
+from spin.runtime.sums import checked
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -51,10 +52,10 @@ def run_promote(options: argparse.Namespace) -> None:
 
     # Both scores side by side, the champion's as they were or made anew.
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(paths.SCORES / prompt_set / entry["model"], Path(folder) / CHALLENGER)
+        _copy_scores(paths.SCORES / prompt_set / entry["model"], Path(folder) / CHALLENGER)
         if champion is None:
             over = "base"
-            shutil.copytree(paths.SCORES / prompt_set / "base", Path(folder) / CHAMPION)
+            _copy_scores(paths.SCORES / prompt_set / "base", Path(folder) / CHAMPION)
             decision = decide(params, Path(folder))
         else:
             over = f"version {champion.version}, {champion.tags['model']}"
@@ -84,6 +85,17 @@ def run_rollback(options: argparse.Namespace) -> None:
     print(f"Version {lost.version}, {lost.tags['model']}, is no longer the champion of {name}; {now}.")
 
 
+def _copy_scores(scores: Path, folder: Path) -> None:
+    """Copy a model's scores as they were written; raises `FileError` if they are damaged or missing."""
+    for file in FILES:
+        if not (scores / file).is_file():
+            raise EvaluationError(
+                f"{scores / file} must hold a model's scores, found none; score {scores.name} first."
+            )
+        checked(scores / file)
+    shutil.copytree(scores, folder)
+
+
 def _meet(params: Params, champion: dict[str, str], prompt_set: str, folder: Path) -> Any:
     """Decide against the champion's kept scores, or, where they are gone or not comparable, against new ones."""
     from spin.evaluation.gate import CHAMPION, decide
@@ -107,13 +119,17 @@ def _score_anew(params: Params, champion: dict[str, str], prompt_set: str) -> Pa
     from spin.rewards.loading import load_scorer
     from spin.rewards.scoring import score_folder
     from spin.runtime.devices import DTYPES, default_device
-    from spin.runtime.files import replacing_dir
+    from spin.runtime.files import replacing_dir, sha256_file
+    from spin.runtime.shards import work_key
     from spin.sampling.samples import write_samples
     from spin.tools.pulled import bring
 
     checkpoint = bring(champion["dvc.path"], champion["dvc.md5"], None)
-    work, device = paths.WORK / "promote" / champion["dvc.md5"].removesuffix(".dir"), default_device()
-    images, prompts = work / "images", paths.prompts_of(prompt_set)
+    prompts, device = paths.prompts_of(prompt_set), default_device()
+    drawn_by = params.evaluate.model_dump(exclude={"models", "references", "batch_size"})
+    key = work_key(champion["dvc.md5"], sha256_file(prompts), drawn_by, params.resolution)
+    work = paths.WORK / "promote" / key  # unfinished images of another protocol are not these
+    images = work / "images"
     with replacing_dir(images) as out:
         diffusion = load_to_draw(checkpoint, device, DTYPES[params.evaluate.precision])
         write_samples(

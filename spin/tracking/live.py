@@ -54,8 +54,8 @@ class LiveRun:
     def picture(self, path: Path, folder: str) -> None:
         """Show a picture at once."""
         with contextlib.suppress(OSError), self._lock:
-            self._pictures.add(path.name)
             self.entry.add({"file": self.entry.keep(path), "folder": folder})
+            self._pictures.add(path.name)
 
     def told(self, path: Path) -> bool:
         """Whether a picture of that name has been shown."""
@@ -82,9 +82,9 @@ class LiveRun:
         """The newest entry of the stage that has no ending, if it is of this configuration; others of the stage were killed."""
         found = None
         for entry in reversed(entries(self._root)):
-            if entry.stage != self._stage or entry.ending() is not None or not entry.hold():
+            if entry.stage != self._stage or entry.ended() or not entry.hold():
                 continue
-            if found is None and entry.opening()["parent"]["key"] == self._opening["parent"]["key"]:
+            if found is None and entry.belongs_to(self._opening):
                 entry.mend()
                 found = entry
             else:

@@ -59,6 +59,17 @@ class Entry:
         opening: dict[str, Any] = read_json(self.folder / "opening.json")
         return opening
 
+    def belongs_to(self, opening: dict[str, Any]) -> bool:
+        """Whether it is of the same configuration as a run that opens; one that does not read is not."""
+        try:
+            return bool(self.opening()["parent"]["key"] == opening["parent"]["key"])
+        except (FileError, KeyError, TypeError):
+            return False
+
+    def ended(self) -> bool:
+        """Whether it has an ending, readable or not."""
+        return (self.folder / "ending.json").is_file()
+
     def ending(self) -> dict[str, Any] | None:
         """How it ended; None where it runs, or was killed."""
         file = self.folder / "ending.json"
@@ -72,10 +83,10 @@ class Entry:
     def sent(self) -> dict[str, Any]:
         """What of it has been told."""
         try:
-            sent: dict[str, Any] = read_json(self.folder / "sent.json")
+            sent = read_json(self.folder / "sent.json")
         except FileError:  # not there: nothing
             return {}
-        return sent
+        return sent if isinstance(sent, dict) and {"run_id", "offset", "status"} <= sent.keys() else {}
 
     def note_sent(self, sent: dict[str, Any]) -> None:
         """Remember what has been told."""
@@ -106,9 +117,11 @@ class Entry:
             for raw in stream:
                 start += len(raw)
                 try:
-                    yield json.loads(raw), start
+                    line = json.loads(raw)
                 except ValueError:  # the last one of a killed process
                     continue
+                if isinstance(line, dict):
+                    yield line, start
 
     def steps(self, kind: str) -> set[int]:
         """The steps whose numbers of a kind stand in the lines."""

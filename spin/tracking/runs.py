@@ -46,8 +46,15 @@ def stage_run(params: Params, stage: str, root: Path, gpu: bool = False) -> Iter
         with as_current(StageRun()) as run:
             yield run
         return
-    sampler = MachineSampler() if gpu else None
-    live = LiveRun(root, stage, opening_of(params, stage, root), sampler)
+    try:
+        live = LiveRun(root, stage, opening_of(params, stage, root), MachineSampler() if gpu else None)
+    except (
+        Exception
+    ) as error:  # a full disk, a folder that may not be written: the stage itself may still work
+        _warn(stage, error)
+        with as_current(StageRun()) as run:
+            yield run
+        return
     run = StageRun(live)
     try:
         with as_current(run):
@@ -70,11 +77,15 @@ def _close(live: LiveRun, stage: str, ending: Callable[[], dict[str, Any]]) -> N
     except Exception as error:  # a full disk, a torn dvc.lock
         problem = error
     if problem is not None:
-        logger.warning(
-            "MLflow was not told of %s (%s); the results are on disk, and the next stage or `spin sync` tells it.",
-            stage,
-            first_line(problem),
-        )
+        _warn(stage, problem)
+
+
+def _warn(stage: str, problem: BaseException) -> None:
+    logger.warning(
+        "MLflow was not told of %s (%s); the results are on disk, and the next stage or `spin sync` tells it.",
+        stage,
+        first_line(problem),
+    )
 
 
 def opening_of(params: Params, stage: str, root: Path) -> dict[str, Any]:

@@ -83,14 +83,26 @@ def _nothing_new(entry: Entry) -> bool:
     sent = entry.sent()
     return (
         sent.get("status") == KILLED
-        and entry.ending() is None
+        and not entry.ended()
         and not any(True for _ in entry.lines(sent.get("offset", 0)))
     )
 
 
+def _read(entry: Entry) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
+    """Opening, ending and what has been sent; raises `FileError` where they are not what was written."""
+    opening, ending, sent = entry.opening(), entry.ending(), entry.sent()
+    whole = (
+        isinstance(opening, dict)
+        and {"at", "token", "tags", "parent", "experiment", "stage"} <= opening.keys()
+    )
+    if not whole or not (ending is None or (isinstance(ending, dict) and {"at", "status"} <= ending.keys())):
+        raise FileError(f"{entry.folder} must hold what a stage had to tell, but does not; remove it.")
+    return opening, ending, sent
+
+
 def _send(client: Any, entry: Entry, alive: bool) -> None:
     # The run it belongs to.
-    opening, ending, sent = entry.opening(), entry.ending(), entry.sent()
+    opening, ending, sent = _read(entry)
     experiment = experiment_of(client, opening["experiment"])
     if "run_id" not in sent:
         parent = parent_run(client, experiment, opening["parent"])
@@ -107,8 +119,8 @@ def _send(client: Any, entry: Entry, alive: bool) -> None:
         if "step" in line:
             numbers = line.get("values") or {f"system/{key}": value for key, value in line["machine"].items()}
             values += [(key, value, line["at"], line["step"]) for key, value in numbers.items()]
-        elif (picture := entry.files / line["file"]).exists():
-            client.log_artifact(run_id, str(picture), line["folder"])
+        elif (picture := entry.files / line.get("file", "")).is_file():
+            client.log_artifact(run_id, str(picture), line.get("folder"))
         sent["offset"] = end
     write_metrics(client, run_id, values)
     entry.note_sent(sent)

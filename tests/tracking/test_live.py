@@ -13,27 +13,13 @@ import pytest
 
 import spin.tracking.connection
 import spin.tracking.live
-from spin.params.schema import Params, load_params
+from spin.params.schema import Params
 from spin.tracking.connection import connected
 from spin.tracking.notes import current_run
 from spin.tracking.runs import stage_run
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGE = "train@iter1"
-
-
-@pytest.fixture
-def params() -> Params:
-    return load_params(ROOT / "profiles" / "toy.yaml")
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    pytest.importorskip("mlflow", minversion="3")
-    for name in ("MLFLOW_TRACKING_URI", "SPIN_TRACKING", "SPIN_PREFECT_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("spin.tracking.live.SECONDS_BETWEEN_LOOKS", 0.05)
-    return tmp_path
 
 
 def report(step: int) -> dict[str, float]:

@@ -149,3 +149,16 @@ def test_a_training_that_starts_over_is_another_run(store: Path, params: Params)
         ("KILLED", 0.5),
         ("FINISHED", 0.75),
     ]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"at": 1}'])
+@pytest.mark.parametrize("file", ["opening.json", "ending.json", "sent.json", "lines.jsonl"])
+def test_a_damaged_entry_fails_no_stage_and_holds_up_no_other(
+    waiting: Path, params: Params, file: str, text: str
+) -> None:
+    (first, _) = entries(waiting)
+    (first.folder / file).write_text(text)
+    tell(params, "train@iter1", waiting, 0.125)
+    finished = {run.info.run_name for run in runs(waiting, params) if run.info.status == "FINISHED"}
+    assert {"train@iter1", "train@iter2"} <= finished
+    assert not [entry for entry in entries(waiting) if entry.folder != first.folder]

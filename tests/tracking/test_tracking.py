@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from spin.params.schema import Params, load_params
+from spin.params.schema import Params
 from spin.runtime.provenance import content_md5, git_revision, recorded_md5s
 from spin.tracking.configuration import configuration_hash, flatten
 from spin.tracking.connection import connected
@@ -18,21 +18,6 @@ from spin.tracking.outbox import entries
 from spin.tracking.runs import stage_run
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def params() -> Params:
-    return load_params(ROOT / "profiles" / "toy.yaml")
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's root whose MLflow store is its own."""
-    pytest.importorskip("mlflow", minversion="3")
-    for name in ("MLFLOW_TRACKING_URI", "SPIN_TRACKING", "SPIN_PREFECT_RUN_ID", "PREFECT__FLOW_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    return tmp_path
 
 
 def runs(root: Path, experiment: str, where: str = "") -> list[Any]:
