@@ -8,15 +8,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from spin.errors import TrackingError
 from spin.params.schema import Params
+from spin.runtime.files import read_json
+from spin.runtime.provenance import content_md5
 from spin.stages.registry import registered_name
-from spin.tools.promote import run_promote, run_rollback
+from spin.tools.promote import _score_anew, run_promote, run_rollback
 from spin.tracking.connection import connected
 from tests.evaluation.fake_scores import score_frame, write_scores
-from tests.tracking.conftest import SCORES, parameters, play, put_checkpoint, put_scores, versions
+from tests.tracking.conftest import (
+    CHECKPOINTS,
+    SCORES,
+    parameters,
+    play,
+    put_checkpoint,
+    put_scores,
+    versions,
+)
 
 
 def command(model: str | None = None) -> argparse.Namespace:
@@ -122,6 +133,20 @@ def test_the_champion_is_drawn_anew_where_its_scores_are_gone(
     shutil.rmtree(project / ".dvc/cache")
     run_promote(command("iter2"))
     assert [tags["dvc.md5"] for tags in asked] == [md5_of(promoted, "iter2")]
+
+
+def test_a_champion_drawn_anew_has_no_image_of_another_protocol(project: Path, tiny_base: Path) -> None:
+    params, prompts = parameters(tiny_base), Path("outputs/prompts/test.parquet")
+    params = params.model_copy(update={"scorers": {"aesthetic": params.scorers["aesthetic"]}})
+    pd.read_parquet(prompts).head(2).to_parquet(prompts)
+    champion = {"dvc.path": "outputs/checkpoints/iter2", "dvc.md5": content_md5(CHECKPOINTS / "iter2")}
+    found = []
+    for guidance in (3.0, 1.0, 3.0):
+        evaluate = params.evaluate.model_copy(update={"guidance_scale": guidance})
+        drawn = _score_anew(params.model_copy(update={"evaluate": evaluate}), champion, "test")
+        assert read_json(drawn / "summary.json")["protocol"]["guidance_scale"] == guidance
+        found.append(pd.read_parquet(drawn / "scores.parquet")["aesthetic"].tolist())
+    assert found[0] == found[2] != found[1]
 
 
 def test_what_cannot_be_compared_never_shares_a_registered_model(project: Path, tiny_base: Path) -> None:
