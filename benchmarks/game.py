@@ -25,7 +25,11 @@ SMALL: dict[str, Any] = {
 }
 STEPS = 24
 """Updates of an iteration."""
-COMMANDS = {"repro": [sys.executable, "-m", "dvc", "repro"], "flow": [sys.executable, "-m", "flows"]}
+COMMANDS = {
+    "repro": [sys.executable, "-m", "dvc", "repro"],
+    "flow": [sys.executable, "-m", "flows"],
+    "worker": [sys.executable, "-m", "benchmarks.worker_game"],
+}
 
 
 def make_project(folder: Path) -> None:
@@ -65,11 +69,14 @@ def outputs_of(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def playing(folder: Path, way: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start the game in a group of its own."""
+def playing(
+    folder: Path, way: str, log: Path, server: dict[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start the game in a group of its own; `server` names the Prefect server that a worker works for."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "DVC_ROOT"):
         env.pop(name, None)
+    env |= server or {}
     with log.open("ab") as stream:
         process = subprocess.Popen(
             COMMANDS[way], cwd=folder, env=env, stdout=stream, stderr=stream, start_new_session=True

@@ -2,7 +2,7 @@
 
 Plays a small game of the embedded world to its end once unbroken. Then plays it over and over in another folder, and each
 time kills something with SIGKILL: a stage while it starts or works, dvc, dvc in the moment between a stage's end and the line
-in dvc.lock, the engine of a flow, a flow's server, a worker. Nothing of a killed run may go on, the same command must
+in dvc.lock, the engine of a flow, a flow's server, a worker or the run that it started. Nothing of a killed run may go on, the same command must
 resume, and at the end of each game every output must have the bytes of the unbroken one, and MLflow every point once.
 """
 
@@ -19,6 +19,7 @@ import pandas as pd
 
 from benchmarks.game import ROOT, forget, make_project, outputs_of, play_to_the_end, playing, running
 from benchmarks.record import about_here, about_line, write_record
+from benchmarks.worker_game import prefect_for_workers
 from spin.tracking.connection import connected
 
 END_SECONDS = 15.0
@@ -26,6 +27,7 @@ END_SECONDS = 15.0
 VICTIMS = {
     "repro": ("stage", "work", "dvc", "window"),
     "flow": ("stage", "work", "dvc", "window", "engine", "server"),
+    "worker": ("stage", "work", "dvc", "window", "run", "worker", "worker's parent"),
 }
 """What is killed, by how the game is played."""
 MARKS = {
@@ -35,6 +37,9 @@ MARKS = {
     "window": "-m dvc",
     "engine": "-m flows",
     "server": "server start",
+    "run": "-m prefect.engine",
+    "worker": "worker start",
+    "worker's parent": "-m flows.worker",
 }
 
 
@@ -69,7 +74,7 @@ def kill_one(folder: Path, process: "subprocess.Popen[bytes]", victim: str, rng:
             return False
     except FileNotFoundError:  # removed while it was looked at
         return False
-    if victim in ("stage", "dvc", "engine", "server"):
+    if victim not in ("work", "window"):
         time.sleep(rng.uniform(0, 5))
     killed = [
         each for each in running(folder, MARKS[victim]) if "supervise.py" not in " ".join(each.cmdline())
@@ -125,44 +130,50 @@ def check_game(folder: Path, expected: dict[str, str]) -> None:
 
 
 def soak(out: Path, folder: Path, kills: int, seed: int) -> None:
-    """Play and kill; a difference or a process that stays ends it with a sentence."""
-    rng, log = random.Random(seed), folder / "log.txt"
+    """Play once unbroken, then kill; a difference or a process that stays ends it with a sentence."""
+    log, started = folder / "log.txt", time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     unbroken, broken = (folder / "unbroken").resolve(), (folder / "broken").resolve()
     for each in (unbroken, broken):
         make_project(each)
-    started = time.monotonic()
     play_to_the_end(unbroken, "repro", log)
     expected = outputs_of(unbroken)
     print(f"unbroken: {len(expected)} files in {time.monotonic() - started:.0f} s", flush=True)
+    with prefect_for_workers(unbroken, folder / "server.log") as server:
+        counted = play_and_kill(broken, expected, kills, random.Random(seed), log, server)
+    tell(out, *counted, len(expected), seed, time.monotonic() - started)
 
+
+def play_and_kill(
+    folder: Path, expected: dict[str, str], kills: int, rng: random.Random, log: Path, server: dict[str, str]
+) -> "tuple[Counter[str], list[float], int]":
+    """Play and kill until there were enough kills; returns them by kind, how long everything took to end, and the games."""
     killed: Counter[str] = Counter()
     endings: list[float] = []
     games = 0
-    while sum(killed.values()) < kills:
+    while killed.total() < kills:
         way = rng.choice(list(VICTIMS))
         victim = rng.choice(VICTIMS[way])
-        with playing(broken, way, log) as process:
-            if kill_one(broken, process, victim, rng):
+        with playing(folder, way, log, server if way == "worker" else None) as process:
+            if kill_one(folder, process, victim, rng):
                 killed[f"{way}: {victim}"] += 1
             elif process.poll() is None:
                 continue
             ended_well = process.poll() == 0
-            endings.append(wait_for_the_end(broken, process, of_everything=way == "flow" or ended_well))
+            endings.append(wait_for_the_end(folder, process, of_everything=way != "repro" or ended_well))
             ended_well = ended_well or process.returncode == 0
         print(
-            f"{sum(killed.values())} kills, the last: {way}, {victim}; all ended after {endings[-1]:.1f} s",
+            f"{killed.total()} kills, the last: {way}, {victim}; all ended after {endings[-1]:.1f} s",
             flush=True,
         )
         if ended_well:
-            wait_for_the_end(broken, process, of_everything=True)
+            wait_for_the_end(folder, process, of_everything=True)
             games += 1
-            check_game(broken, expected)
-            forget(broken)
-    play_to_the_end(broken, "flow", log)
-    check_game(broken, expected)
-    games += 1
-    tell(out, killed, endings, games, len(expected), seed, time.monotonic() - started)
+            check_game(folder, expected)
+            forget(folder)
+    play_to_the_end(folder, "flow", log)
+    check_game(folder, expected)
+    return killed, endings, games + 1
 
 
 def tell(
@@ -180,7 +191,7 @@ def tell(
         "|---|---:|",
         *(f"| {name} | {number} |" for name, number in sorted(killed.items())),
         "",
-        f"Longest time until everything of a flow had ended: {max(endings):.1f} s.",
+        f"Longest time until everything of a flow or of a worker had ended: {max(endings):.1f} s.",
         "",
         about_line(about),
     ]
