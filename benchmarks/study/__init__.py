@@ -1,0 +1,1 @@
+"""The embedded world as evidence: two bases, five seeds of the method, and what was to be measured fixed beforehand."""
