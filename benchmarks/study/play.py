@@ -98,7 +98,7 @@ def tune(base: str, folder: Path) -> dict[str, Any]:
                 prev = stage["prev"] if stage["prev"] == "base" else f"{stage['prev']}_{number}"
                 iterations[f"{name}_{number}"] = {**stage, "prev": prev}
     last = [f"{SPIN[-1]}_{number}" for number in range(len(TRIALS["spin"]))]
-    models = ["base", *baselines, *last]
+    models = ["base", *baselines, *iterations]
     chosen = params_of(
         base, TUNING_SEED, iterations, baselines, models, prompt_set="val", images=TUNING_IMAGES
     )
