@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spin.errors import FileError, ModelError
+from spin.params.model import EMBEDDED
 from spin.runtime.files import read_json
 from spin.runtime.hub import fetch, is_hub_id
 
@@ -20,18 +21,18 @@ class Found(NamedTuple):
     """The hub's commit; None for a folder of the user's, whose weights are known by their digest."""
 
 
-def embedded_base() -> Path:
-    """Folder of the base model that comes with the package."""
-    return Path(str(resources.files("spin.toy") / "assets" / "base"))
+def embedded_base(source: str = "embedded") -> Path:
+    """Folder of a base model that comes with the package."""
+    return Path(str(resources.files("spin.toy") / "assets" / EMBEDDED[source]))
 
 
 def find_pipeline(key: str, source: str, revision: str | None, configs_only: bool = False) -> Found:
-    """Find a model in diffusers layout: `embedded`, a folder, or a hub id at a revision (fetched if it is not here).
+    """Find a model in diffusers layout: one of `EMBEDDED`, a folder, or a hub id at a revision (fetched if it is not here).
 
     `key` is the parameter that names it, for messages. Raises `ModelError` if there is none.
     """
-    if source == "embedded":
-        return Found(_without_revision(key, embedded_base(), revision), None)
+    if source in EMBEDDED:
+        return Found(_without_revision(key, embedded_base(source), revision), None)
     if Path(source).is_dir():
         return Found(_without_revision(key, Path(source), revision), None)
     _check_hub_id(key, source, "'embedded', a folder in diffusers layout, a .safetensors file or a hub id")

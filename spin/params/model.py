@@ -7,6 +7,9 @@ from pydantic import model_validator
 from spin.params.section import Section, Text
 
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+EMBEDDED = {"embedded": "base", "embedded-early": "early"}
+"""The base models that come with the package, and their folders: one that draws what a caption says, and the same
+pretraining stopped early, which does not yet."""
 
 
 class UnetParams(Section):
@@ -22,7 +25,7 @@ class BaseParams(Section):
     """The pretrained model theta_0."""
 
     source: Text
-    """`embedded`, a folder in diffusers layout, a single .safetensors file, or a hub id such as
+    """`embedded`, `embedded-early`, a folder in diffusers layout, a single .safetensors file, or a hub id such as
     `stable-diffusion-v1-5/stable-diffusion-v1-5`."""
     revision: str | None
     """Commit of the hub repository (of a single file: of its config's); null for the newest, or for a folder.
@@ -51,8 +54,8 @@ class BaseParams(Section):
                 f"config must be null unless source is a single .safetensors file, got {self.config} with "
                 f"{self.source}; a folder or repository has its own"
             )
-        if self.source == "embedded" and self.revision is not None:
+        if self.source in EMBEDDED and self.revision is not None:
             raise ValueError(
-                f"revision must be null with source embedded, got {self.revision}; it comes with the package"
+                f"revision must be null with source {self.source}, got {self.revision}; it comes with the package"
             )
         return self

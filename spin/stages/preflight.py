@@ -7,6 +7,7 @@ from pathlib import Path
 from spin import paths
 from spin.errors import DataError, ModelError, ScoreError
 from spin.params.data import DatasetData, FolderData, PickapicData
+from spin.params.model import EMBEDDED as EMBEDDED_BASES
 from spin.params.model import BaseParams
 from spin.params.schema import Params
 from spin.rewards.names import BUILT_IN, EMBEDDED, ENTRY_POINT_GROUP, ORACLES
@@ -23,6 +24,7 @@ def check(params: Params, root: Path = Path()) -> None:
     _check_scorers(params, root)
     _check_safety_checker(params.opponents.safety_checker, root)
     _check_prompt_sets(params, root)
+    _check_oracles(params, root)
     _check_data(params, root)
 
 
@@ -35,7 +37,12 @@ def _check_base(base: BaseParams, root: Path) -> None:
         sources["base.unet.source"] = (base.unet.source, "a folder")
     for key, (source, kinds) in sources.items():
         is_file = key == "base.source" and source.endswith(".safetensors") and (root / source).is_file()
-        if source != "embedded" and not (root / source).is_dir() and not is_file and not is_hub_id(source):
+        if (
+            source not in EMBEDDED_BASES
+            and not (root / source).is_dir()
+            and not is_file
+            and not is_hub_id(source)
+        ):
             raise ModelError(
                 f"{key} must be {kinds} or a hub id owner/name, but there is no folder or file {source}; correct the path."
             )
@@ -106,6 +113,32 @@ def _check_prompt_sets(params: Params, root: Path) -> None:
                 f"is no file {given.prompts}; correct it."
             )
         read_rows(root / given.prompts)
+
+
+def _check_oracles(params: Params, root: Path) -> None:
+    """The oracles know the embedded world's captions only: any other is refused before it is drawn."""
+    oracles = [name for name in params.scorers if name in ORACLES]
+    if not oracles:
+        return
+    from spin.prompts.files import read_rows
+    from spin.toy.world import parse_caption
+
+    for name in params.evaluate.prompt_sets:
+        prompts = params.prompt_sets[name].prompts
+        if prompts in ("val", "test"):
+            known = params.data.kind == "toy"
+        else:
+            known = (root / prompts).is_file()
+            try:
+                for row in read_rows(root / prompts) if known else ():
+                    parse_caption(row[0])
+            except DataError:
+                known = False
+        if not known:
+            raise ScoreError(
+                f"scorers must be without {', '.join(oracles)} for the prompt set {name}, whose captions are not the embedded "
+                "world's; remove these scorers, or the set from evaluate.prompt_sets."
+            )
 
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")

@@ -7,7 +7,8 @@ import torch
 
 from spin.cli import main
 from spin.errors import ParamsError
-from spin.models.find import embedded_base
+from spin.models.find import embedded_base, find_pipeline
+from spin.params.model import EMBEDDED
 from spin.runtime.files import read_json
 from spin.tools.toy.build import build_toy
 
@@ -42,21 +43,33 @@ def test_the_embedded_base_is_a_stable_diffusion_pipeline_that_draws_its_caption
     assert verdict.psnr > 15
 
 
+def test_both_embedded_bases_are_found_by_their_names() -> None:
+    for source, folder in EMBEDDED.items():
+        found = find_pipeline("base.source", source, None)
+        assert found.folder == ASSETS / folder
+    weights = [(ASSETS / name / "unet/diffusion_pytorch_model.safetensors") for name in ("base", "early")]
+    assert weights[0].read_bytes() != weights[1].read_bytes()
+
+
 def test_what_is_shipped_is_small_safetensors_with_a_card() -> None:
     files = [path for path in ASSETS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 20e6
+    assert sum(path.stat().st_size for path in files) < 30e6
     assert not [path.name for path in files if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
     card = (ASSETS / "CARD.md").read_text(encoding="utf-8")
     quality = read_json(ASSETS / "quality.json")
-    for name, scores in quality["base"].items():
-        assert f"| {name} | {scores['psnr']:.2f} | {scores['attributes']:.3f} |" in card
+    for base in ("base", "early"):
+        for name, scores in quality[base].items():
+            assert f"| {base} | {name} | {scores['psnr']:.2f} | {scores['attributes']:.3f} |" in card
+    at_guidance_3 = [quality[base]["guidance 3"]["attributes"] for base in ("early", "base")]
+    assert at_guidance_3[0] < 0.9 < at_guidance_3[1], "one base whose content is solved, one whose is not"
     assert "spin toy build" in card
 
 
 @pytest.mark.slow
 def test_the_recipe_runs_from_nothing(tmp_path: Path) -> None:
     assert main(["toy", "build", "--out", str(tmp_path / "assets"), "--scale", "0.002"]) == 0
-    assert draw(tmp_path / "assets" / "base").shape == (3, 32, 32)
+    for name in ("base", "early"):
+        assert draw(tmp_path / "assets" / name).shape == (3, 32, 32)
     assert {path.name for path in (tmp_path / "assets" / "scorers").iterdir()} == {
         path.name for path in (ASSETS / "scorers").iterdir()
     }

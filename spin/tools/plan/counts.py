@@ -15,9 +15,10 @@ from spin.tools.plan.published import CONFIGS
 def configurations(params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
     """(denoiser, autoencoder) configurations of the base: from its folder, else the published ones, else the hub."""
     from spin.models.find import embedded_base
+    from spin.params.model import EMBEDDED
 
     source = params.base.config or params.base.source
-    folder = embedded_base() if source == "embedded" else Path(source)
+    folder = embedded_base(source) if source in EMBEDDED else Path(source)
     if folder.is_dir():
         parts = [part for part in ("unet", "transformer") if (folder / part / "config.json").is_file()]
         if not parts or not (folder / "vae" / "config.json").is_file():

@@ -4,7 +4,7 @@ Afterwards the text encoder is frozen like Stable Diffusion's; self-play trains 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +81,16 @@ def train_base(
     tokenizer: CLIPTokenizer,
     images: Tensor,
     scenes: Tensor,
-    num_steps: int,
+    stops: Sequence[int],
     seed: int,
     on_step: Callable[[int, float], None],
-) -> tuple[CLIPTextModel, UNet2DConditionModel]:
-    """Train text encoder and UNet on uint8 images (N, 3, 32, 32) of the scenes (N,); return their moving averages."""
+) -> dict[int, Any]:
+    """Train text encoder and UNet on uint8 images (N, 3, 32, 32) of the scenes (N,).
+
+    Returns their moving averages after each number of updates in `stops`, as {"text_encoder", "unet"}; the last is the end.
+    """
+    num_steps = max(stops)
+    kept: dict[int, Any] = {}
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     text_encoder, unet = new_text_encoder(), new_unet()
@@ -118,9 +123,11 @@ def train_base(
         optimizer.zero_grad(set_to_none=True)
         average.update_parameters(networks)
         on_step(step + 1, loss.item())
-    averaged: Any = average.module.eval()
-    _take_out(averaged, start, EMA_DECAY ** (num_steps - 1))
-    return averaged["text_encoder"], averaged["unet"]
+        if step + 1 in stops:
+            averaged: Any = copy.deepcopy(average.module).eval()
+            _take_out(averaged, start, EMA_DECAY**step)
+            kept[step + 1] = averaged
+    return kept
 
 
 @torch.no_grad()

@@ -21,11 +21,12 @@ logger = logging.getLogger(__name__)
 
 VAE_STEPS, VAE_POOL = 2000, 32768
 BASE_STEPS, BASE_POOL = 3000, 65536
+EARLY_STEPS = 1900
 QUALITY_PROMPTS = 256
 
 
 def build_toy(out: Path, seed: int, scale: float) -> None:
-    """Train base and scorers and write base/, scorers/, quality.json and CARD.md to `out`.
+    """Train bases and scorers and write base/, early/, scorers/, quality.json and CARD.md to `out`.
 
     `scale` multiplies the numbers of steps and images; 1.0 made what the package ships, in about an hour and a half
     on two CPU cores. Raises `ParamsError` for a scale that is not positive or an `out` that exists.
@@ -38,21 +39,26 @@ def build_toy(out: Path, seed: int, scale: float) -> None:
 
     started = time.monotonic()
     with replacing_dir(out) as folder:
-        build_base(folder / "base", seed, scale)
-        base_quality = measure_base(folder / "base", max(4, round(QUALITY_PROMPTS * min(1.0, scale))))
+        build_bases(folder / "base", folder / "early", seed, scale)
+        num_prompts = max(4, round(QUALITY_PROMPTS * min(1.0, scale)))
+        base_quality, early_quality = (measure_base(folder / name, num_prompts) for name in ("base", "early"))
         scorer_quality = build_scorers(folder / "scorers", seed, scale)
-        quality = {"base": base_quality, "scorers": scorer_quality}
+        quality = {"base": base_quality, "early": early_quality, "scorers": scorer_quality}
         write_json(folder / "quality.json", quality)
         (folder / "CARD.md").write_text(
             card(quality, seed, scale, f"{(time.monotonic() - started) / 60:.0f} minutes"), encoding="utf-8"
         )
     logger.info(
-        "Wrote %s; copy base/, scorers/, quality.json and CARD.md to spin/toy/assets to embed them.", out
+        "Wrote %s; copy base/, early/, scorers/, quality.json and CARD.md to spin/toy/assets to embed them.",
+        out,
     )
 
 
-def build_base(folder: Path, seed: int, scale: float) -> None:
-    """Train the autoencoder, then text encoder and UNet, and save them as a Stable Diffusion pipeline."""
+def build_bases(base: Path, early: Path, seed: int, scale: float) -> None:
+    """Train the autoencoder, then text encoder and UNet, and save them as Stable Diffusion pipelines.
+
+    `early` has the same training stopped after `EARLY_STEPS` of the `BASE_STEPS` updates.
+    """
     from spin.tools.toy.base import load_world_tokenizer, save_pipeline, train_base
     from spin.tools.toy.pool import draw_pool
     from spin.tools.toy.vae import train_vae
@@ -69,16 +75,18 @@ def build_base(folder: Path, seed: int, scale: float) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tokenizer = load_world_tokenizer(Path(scratch))
         with Progress("base", scaled(BASE_STEPS), "steps") as progress:
-            text_encoder, unet = train_base(
+            stops = {early: scaled(EARLY_STEPS), base: scaled(BASE_STEPS)}
+            trained = train_base(
                 vae,
                 tokenizer,
                 images,
                 scenes,
-                scaled(BASE_STEPS),
+                list(stops.values()),
                 seed + 1,
                 lambda _, loss: progress.update(1, f"loss {loss:.4f}"),
             )
-        save_pipeline(vae, text_encoder, tokenizer, unet, folder)
+        for folder, stop in stops.items():
+            save_pipeline(vae, trained[stop]["text_encoder"], tokenizer, trained[stop]["unet"], folder)
 
 
 def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
@@ -132,8 +140,10 @@ def _judged(images: torch.Tensor, captions: list[str]) -> dict[str, float]:
 def card(quality: dict[str, Any], seed: int, scale: float, took: str) -> str:
     """The model card: what it is, how it was made, how good it is."""
     revision, dirty = git_revision(Path.cwd())
-    base = [
-        f"| {name} | {row['psnr']:.2f} | {row['attributes']:.3f} |" for name, row in quality["base"].items()
+    bases = [
+        f"| {base} | {name} | {row['psnr']:.2f} | {row['attributes']:.3f} |"
+        for base in ("base", "early")
+        for name, row in quality[base].items()
     ]
     scorers = [
         f"| {name} | {row['quality_pair_accuracy']} | {row['fine_pair_accuracy']} | {row['content_pair_accuracy']} |"
@@ -141,7 +151,7 @@ def card(quality: dict[str, Any], seed: int, scale: float, took: str) -> str:
     ]
     return "\n".join(
         [
-            "# The embedded base model and scorers",
+            "# The embedded base models and scorers",
             "",
             "Trained from nothing on the rendered world of `spin/toy/world.py`; no data from elsewhere is in them.",
             "Real classes at small size: AutoencoderKL, CLIPTextModel, UNet2DConditionModel; CLIPModel, open_clip,",
@@ -152,11 +162,12 @@ def card(quality: dict[str, Any], seed: int, scale: float, took: str) -> str:
             f"- time: {took}, {torch.get_num_threads()} thread(s), {platform.machine()}",
             f"- torch {torch.__version__}, Python {platform.python_version()}",
             "",
-            "The base on captions of object pairs it never saw together (oracle; 15 DDIM steps):",
+            f"`base.source: embedded` is base/, after {BASE_STEPS} updates; `embedded-early` is early/, the same training after",
+            f"{EARLY_STEPS}. On captions of object pairs they never saw together (oracle; 15 DDIM steps):",
             "",
-            "| images | PSNR, dB | facts right |",
-            "|---|---|---|",
-            *base,
+            "| base | images | PSNR, dB | facts right |",
+            "|---|---|---|---|",
+            *bases,
             "",
             "The scorers on the same captions: how often the better of two images scores higher, when they differ",
             "clearly in quality, finely in quality, or in one fact of the caption:",

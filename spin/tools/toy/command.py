@@ -11,7 +11,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     build = toy.add_parser("build", help="Train the embedded base and scorers again, from nothing.")
     build.add_argument(
-        "--out", type=Path, required=True, help="folder to write base/, scorers/ and CARD.md to"
+        "--out", type=Path, required=True, help="folder to write base/, early/, scorers/ and CARD.md to"
     )
     build.add_argument("--seed", type=int, default=0)
     build.add_argument(
