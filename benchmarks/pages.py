@@ -9,11 +9,13 @@ import argparse
 import shutil
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.study.pages import label, title
 from spin.errors import EvaluationError
 from spin.evaluation.labels import model_label
 from spin.evaluation.lineage import revision_line
@@ -24,87 +26,62 @@ CONTINUAL = ROOT / "benchmarks" / "results" / "toy-continual.csv"
 SPIN, QUANTILES = ["iter1", "iter2", "iter3"], (0.9, 0.7, 0.5)
 TILE, GAP, LINE = 224, 8, 26
 """Of the picture, in pixels: side of an image, distance between two, height of a line of text."""
-WINS, WINS_PSNR = ("win_rate_over_base", "average"), ("win_rate_over_base", "oracle_psnr")
-SCORE, PSNR, OVER_DPO = ("mean", "average"), ("mean", "oracle_psnr"), ("win_rate_over_dpo", "average")
-BRIEF = {"Winning rate over the base, %": WINS, "Oracle's PSNR, dB": PSNR, "Mean score": SCORE}
-LONG = {**BRIEF, "PSNR wins over the base, %": WINS_PSNR, "Winning rate over Diffusion-DPO, %": OVER_DPO}
+README_MODELS = ["base", "sft", "sft_total", "dpo", "dpo_total", *SPIN]
+OUTCOMES = {"win_rate": "Prompts won", "psnr": "PSNR"}
 
 
-class Study:
-    """Every seed's numbers, and where they were made."""
-
-    def __init__(self, record: Path) -> None:
-        self.about, self.frame = read_json(record), pd.read_csv(record.with_suffix(".csv"))
-        self.models = list(self.frame["model"].unique())
-
-    def of(self, column: tuple[str, str]) -> pd.DataFrame:
-        """One number a seed (rows) and model (columns)."""
-        rows = self.frame[self.frame["scorer"] == column[1]]
-        return rows.pivot(index="seed", columns="model", values=column[0])
-
-    def table(self, models: list[str], columns: dict[str, tuple[str, str]]) -> str:
-        """Markdown, one row a model: mean over seeds (lowest to highest)."""
-        lines = [f"| Model | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-        for model in models:
-            cells = [_cell(self.of(column)[model].dropna(), column) for column in columns.values()]
-            lines.append(f"| {' | '.join([model_label(model), *cells])} |")
-        return "\n".join(lines)
+def verdicts(study: dict[str, Any], wanted: str) -> list[str]:
+    """A sentence for each base and primary outcome with the planned comparisons of this verdict, and by how much."""
+    said = []
+    for base, found in study["bases"].items():
+        for key, outcome in OUTCOMES.items():
+            rows = [row for row in found["comparisons"] if row[key]["verdict"] == wanted]
+            told = ", ".join(
+                f"{label(row['model'])} over {label(row['over'])} ({_amount(row, key)})" for row in rows
+            )
+            said += [f"{title(base)}. {outcome}: {told}."] if rows else []
+    return said
 
 
-def _cell(values: "pd.Series[float]", column: tuple[str, str]) -> str:
-    scale, digits = (1, 2 if column == PSNR else 3) if column[0] == "mean" else (100, 1)
-    if values.empty:  # a model is not compared with itself
-        return ""
-    mean, low, high = (f"{scale * x:.{digits}f}" for x in (values.mean(), values.min(), values.max()))
-    return f"{mean} ({low} to {high})"
+def _amount(row: dict[str, Any], key: str) -> str:
+    mean = row[key]["mean"]
+    return f"{100 * mean:.1f}%" if key == "win_rate" else f"{mean:+.2f} dB"
 
 
-def what_holds(study: Study) -> dict[str, bool]:
-    """Sentences that speak for the method, and whether they follow."""
-    wins, wins_psnr, score, psnr = map(study.of, (WINS, WINS_PSNR, SCORE, PSNR))
-    others, path = [name for name in study.models if name[:3] in ("sft", "dpo")], psnr[["base", *SPIN]].mean()
-    low, low_psnr = wins[SPIN].min().min(), wins_psnr[SPIN].min().min()
-    least, best = score[SPIN].min().min(), score[others].max().max()
-    beats = f"""In every seed every iteration wins most prompts over the base: at least {low:.1%} on the average of the
-        four scorers, at least {low_psnr:.1%} by the oracle's PSNR."""
-    rises = f"""The PSNR, averaged over the seeds, rises with every iteration, from the base's {path.iloc[0]:.2f} dB to
-        {path.iloc[1]:.2f}, {path.iloc[2]:.2f} and {path.iloc[3]:.2f}."""
-    above = f"""In every seed every iteration's mean score (at least {least:.3f}) is above that of every setting of SFT and
-        Diffusion-DPO (at most {best:.3f}). So is the PSNR of iterations 2 and 3; that of iteration 1 is below one of them
-        in {(psnr["iter1"] < psnr[others].max(axis=1)).sum()} of {len(psnr)} seeds."""
-    both = bool(least > best and psnr[SPIN[1:]].min().min() > psnr[others].max().max())
-    return {beats: min(low, low_psnr) > 0.5, rises: path.is_monotonic_increasing, above: both}
+def brief_table(study: dict[str, Any], models: list[str]) -> str:
+    """The README's: prompts won over the base and PSNR, means over seeds, of every base."""
+    bases = study["bases"]
+    heads = [
+        f"{name}: {what}" for name in map(title, bases) for what in ("wins over the base, %", "PSNR, dB")
+    ]
+    lines = [f"| Model | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
+    for model in models:
+        cells = []
+        for found in bases.values():
+            wins = found["over_base"].get(model)
+            cells.append(f"{100 * wins['win_rate']['mean']:.1f}" if wins else "")
+            cells.append(f"{found['means'][model]['oracle_psnr']:.2f}")
+        lines.append(f"| {label(model)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def what_does_not(study: Study, curves: Path) -> dict[str, bool]:
-    """Sentences that speak against it or ask for care, and whether they follow."""
-    wins, score, clip = study.of(WINS), study.of(SCORE), study.of(("win_rate_over_base", "clip"))
-    rates, small, wide = wins[SPIN].mean(), wins["dpo_low_lr"].mean(), wins["dpo_beta500"]
-    rate = f"""The winning rate over the base does not rise with the iterations, unlike in the paper:
-        {", ".join(f"{each:.1%}" for each in rates)}. Diffusion-DPO at the smallest rate wins nearly as often
-        ({small:.1%}), by smaller steps (mean score {score["dpo_low_lr"].mean():.3f})."""
-    varies = f"""Diffusion-DPO varies more from seed to seed: at beta 500 it wins {wide.min():.0%} to {wide.max():.0%}."""
-    steps = pd.read_csv(CONTINUAL).query("scorer == 'average' and step > 0")
-    stay, move = (steps[steps["path"] == path].set_index("step") for path in ("stay", "switch"))
-    going = f"""Moving to iteration 2 is not shown to beat going on inside iteration 1: after as many updates its mean score is
-        higher at {int((move["mean"] > stay["mean"]).sum())} of {len(stay)} steps measured; at best staying has
-        {stay["mean"].max():.3f}, moving {move["mean"].max():.3f}. These are means without a paired interval, of one seed on
-        [validation prompts](../benchmarks/results/toy-continual.md)."""
-    lost = clip[[*SPIN, *(name for name in study.models if "dpo" in name), "clean"]]
-    blind = f"""By the CLIP score every iteration, every setting of Diffusion-DPO and even clean renderings lose most prompts
-        to the base (they win {lost.min().min():.0%} to {lost.max().max():.0%})."""
-    ends = [pd.read_csv(curves / f"{name}.csv").tail(16).mean() for name in SPIN]
+def needs_care(study: dict[str, Any], outputs: Path) -> dict[str, bool]:
+    """Sentences that ask for care, and whether they follow."""
+    curve = pd.read_csv(CONTINUAL)
+    between = curve[(curve["path"] == "between") & (curve["scorer"] == "average")]
+    better, worse = int((between["low"] > 0).sum()), int((between["high"] < 0).sum())
+    going = f"""Moving to iteration 2 against going on inside iteration 1, paired, on one seed's
+        [validation prompts](../benchmarks/results/toy-continual.md): better at {better} of {len(between)} points measured,
+        worse at {worse}."""
+    ends = [pd.read_csv(outputs / "curves" / f"{name}.csv").tail(16).mean() for name in SPIN]
     errors = """In the last 16 updates of each iteration of the demo the player's error on real images is above its
         reference's, and that on opponents further above: self-play moves by telling them apart."""
-    ceiling = "No model's mean score is above that of clean renderings: by it no scorer is over-optimised."
-    return {
-        rate: rates.is_monotonic_decreasing and bool(rates["iter3"] < small < rates["iter1"]),
-        going: bool(move["mean"].max() < stay["mean"].max()),
-        varies: wide.std() > 5 * wins[SPIN].std().max(),
-        blind: lost.max().max() < 0.5,
-        errors: all(0 < end["error_real_change"] < end["error_gen_change"] for end in ends),
-        ceiling: bool((score.drop(columns="clean").max(axis=1) < score["clean"]).all()),
-    }
+    told = {going: True, errors: all(0 < end["error_real_change"] < end["error_gen_change"] for end in ends)}
+    for base, found in study["bases"].items():
+        clip = {name: row["clip"] for name, row in found["means"].items()}
+        spans = ", ".join(f"{clip[name]:.3f}" for name in ("base", *SPIN))
+        told[f"{title(base)}. CLIP score of the base and of iterations 1 to 3: {spans}."] = True
+    return told
 
 
 def listed(claims: dict[str, bool]) -> str:
@@ -114,20 +91,25 @@ def listed(claims: dict[str, bool]) -> str:
     return "\n".join(fill(f"- {' '.join(text.split())}", 118, subsequent_indent="  ") for text in claims)
 
 
-def results(study: Study, record: Path, outputs: Path) -> dict[str, str]:
+def results(study: dict[str, Any], record: Path, outputs: Path) -> dict[str, str]:
     """The blocks of docs/results.md."""
-    about, tables = (
-        study.about,
-        ("head_to_head", "winrate_over_base", "winrate_over_dpo", "gap_closed", "mean"),
-    )
-    seeds, demo = " ".join(map(str, about["seeds"])), revision_line(outputs.resolve().parent)
-    command = f"python -m benchmarks.study --params {about['params']} --seeds {seeds} --work FOLDER"
+    tables = ("head_to_head", "winrate_over_base", "winrate_over_dpo", "gap_closed", "mean")
+    demo = revision_line(outputs.resolve().parent)
     shown = "\n".join((outputs / f"tables/test/{name}.md").read_text("utf-8") for name in tables)
-    command += f" --out benchmarks/results/{record.stem}\n\nCommit {about['commit']}; {about['machine']}."
+    text = (
+        record.with_suffix(".md")
+        .read_text("utf-8")
+        .partition("\n")[2]
+        .replace("(../study/", "(../benchmarks/study/")
+    )
     return {
-        "study": f"    {command}\n\n{study.table(study.models, LONG)}",
-        "what holds": listed(what_holds(study)),
-        "what does not": listed(what_does_not(study, outputs / "curves")),
+        "study": text.replace("\n## ", "\n### "),
+        "what holds": listed(dict.fromkeys(verdicts(study, "holds"), True)),
+        "what does not": listed(
+            {f"Not shown either way. {text}": True for text in verdicts(study, "open")}
+            | {f"The opposite holds. {text}": True for text in verdicts(study, "the opposite")}
+            | needs_care(study, outputs)
+        ),
         "demo": f"    make demo\n\nCommit {demo}.\n\n{shown}",
     }
 
@@ -188,12 +170,13 @@ def main() -> None:
     parser.add_argument("--outputs", type=Path, default=Path("outputs"))
     parser.add_argument("--study", type=Path, default=ROOT / "benchmarks/results/toy-study.json")
     given = parser.parse_args()
-    study, docs = Study(given.study), ROOT / "docs"
+    study, docs = read_json(given.study), ROOT / "docs"
     models = {name: drawn(given.outputs, name) for name in ("base", "dpo", "iter3", "clean")}
     prompts, rule = chosen_prompts(models["base"], models["iter3"])
-    blocks = {"caption": f"*{rule}*", "table": study.table(["base", "sft", "dpo", "iter1", "iter3"], BRIEF)}
+    blocks = {"caption": f"*{rule}*", "table": brief_table(study, README_MODELS)}
     fill_in(docs / "results.md", results(study, given.study, given.outputs))
     fill_in(ROOT / "README.md", blocks)
+    shutil.copyfile(given.study.with_suffix(".png"), docs / "images/study.png")
     draw_picture(models, prompts).save(docs / "images/readme.png", optimize=True)
     shutil.copyfile(given.outputs / "report" / "grid.png", docs / "images/grid.png")
     print(f"{rule}\nThey are {', '.join(prompts)}. Filled README.md and docs/results.md, drew docs/images.")

@@ -17,9 +17,9 @@ COLOURS = {"holds": "#1b7837", "the opposite": "#b2182b", "open": "#555555"}
 LABELS = {
     "sft_total": "SFT, all updates",
     "dpo_total": "Diffusion-DPO, all updates",
-    "iter1_guided": "SPIN iter 1, opponents at guidance 3",
-    "iter2_guided": "SPIN iter 2, opponents at guidance 3",
-    "iter3_guided": "SPIN iter 3, opponents at guidance 3",
+    "iter1_guided": "SPIN iter 1 (guided opponents)",
+    "iter2_guided": "SPIN iter 2 (guided opponents)",
+    "iter3_guided": "SPIN iter 3 (guided opponents)",
 }
 
 
@@ -120,17 +120,19 @@ def lines(result: dict[str, Any]) -> list[str]:
 def draw_comparisons(result: dict[str, Any]) -> Figure:
     """A row for each planned comparison, a column for each outcome, a dot a seed and the interval over prompts, by base."""
     bases = list(result["bases"])
-    figure = Figure(figsize=(11, 0.42 * len(COMPARISONS) * len(bases) + 1.6), layout="constrained")
+    figure = Figure(figsize=(12, 0.42 * len(COMPARISONS) * len(bases) + 1.6), layout="constrained")
     panels = figure.subplots(len(bases), 2, squeeze=False)
     for line, base in zip(panels, bases, strict=True):
         rows = result["bases"][base]["comparisons"]
-        _draw(line[0], rows, "win_rate", 100, 50, f"{title(base)}: prompts won, %")
-        _draw(line[1], rows, "psnr", 1, 0, "PSNR gained, dB")
+        _draw(line[0], rows, "win_rate", 100, 50, title(base), "prompts won, %")
+        _draw(line[1], rows, "psnr", 1, 0, "", "PSNR gained, dB")
         line[1].set_yticklabels([])
     return figure
 
 
-def _draw(axes: Axes, rows: list[dict[str, Any]], key: str, scale: int, level: float, heading: str) -> None:
+def _draw(
+    axes: Axes, rows: list[dict[str, Any]], key: str, scale: int, level: float, heading: str, unit: str
+) -> None:
     for place, row in enumerate(rows):
         found = row[key]
         colour = COLOURS[found["verdict"]]
@@ -148,4 +150,4 @@ def _draw(axes: Axes, rows: list[dict[str, Any]], key: str, scale: int, level: f
     axes.set_yticks(range(len(rows)), [f"{label(row['model'])} over {label(row['over'])}" for row in rows])
     axes.invert_yaxis()
     axes.grid(axis="x")
-    axes.set_title(heading)
+    axes.set(title=heading, xlabel=unit)

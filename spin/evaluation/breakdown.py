@@ -15,7 +15,7 @@ from spin.evaluation.measures import outcomes_of
 from spin.evaluation.notes import few_line, protocol_line, scorers_line
 from spin.evaluation.resampling import cluster_codes, resample
 from spin.evaluation.results import Results
-from spin.evaluation.styles import is_benchmark, style_report, style_table
+from spin.evaluation.styles import is_benchmark, style_report, style_tables
 from spin.evaluation.table import Table
 from spin.params.evaluation import TableParams
 from spin.runtime.files import read_json, read_parquet, write_json
@@ -42,7 +42,7 @@ def write_breakdowns(
     frames = {model: read_parquet(scores / model / "scores.parquet") for model in results.models}
     if is_benchmark(frames[results.models[0]]):
         for scorer in (name for name in results.scorers if name.startswith("hps")):
-            shown.append(_measure_styles(folder, scorer, frames, tables, summary, seed))
+            shown += _measure_styles(folder, scorer, frames, tables, summary, seed)
     if len(results.prompt_ids) <= FEW:
         shown += prompt_tables(results, summary)
     for table in shown:
@@ -156,11 +156,11 @@ def _measure_styles(
     tables: TableParams,
     summary: dict[str, Any],
     seed: int,
-) -> Table:
+) -> list[Table]:
     reports = {
         model: style_report(frame, scorer, tables.bootstrap_samples, tables.confidence, seed)
         for model, frame in frames.items()
     }
     long = pd.concat([report.assign(model=model) for model, report in reports.items()])
     long.to_csv(folder / f"styles_{scorer}_groups.csv", index=False)
-    return style_table(reports, scorer, str(summary["scorers"][scorer]["version"]), protocol_line(summary))
+    return style_tables(reports, scorer, str(summary["scorers"][scorer]["version"]), protocol_line(summary))

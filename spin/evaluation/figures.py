@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from spin.evaluation.labels import AVERAGE, model_label, scorer_label
+from spin.evaluation.labels import AVERAGE, average_last, model_label, scorer_label
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -45,6 +45,8 @@ CURVES = {
 }
 LEVELS = {"loss": float(np.log(2)), "implicit_accuracy": 0.5, "margin": 0.0, "error_real_change": 0.0}
 LEVELS["error_gen_change"] = 0.0
+RING = 0.3
+"""Radius of the radar at which the base lies."""
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
@@ -61,7 +63,7 @@ def styled() -> Any:
 def draw_winrates(winrates: pd.DataFrame, colours: dict[str, str], references: Sequence[str]) -> Figure:
     """Bars of winning rates with their intervals, one panel per baseline, one group per scorer."""
     overs = list(dict.fromkeys(winrates["over"]))
-    scorers = _average_last(winrates["scorer"])
+    scorers = average_last(winrates["scorer"])
     figure = Figure(figsize=(11, 3.5 * len(overs) + 0.5), layout="constrained")
     for axes, over in zip(figure.subplots(len(overs), squeeze=False)[:, 0], overs, strict=True):
         rows = winrates[(winrates["over"] == over) & ~winrates["model"].isin(references)]
@@ -89,78 +91,54 @@ def draw_winrates(winrates: pd.DataFrame, colours: dict[str, str], references: S
     return figure
 
 
-def draw_scores(
-    means: pd.DataFrame, iterations: Sequence[str], colours: dict[str, str], references: Sequence[str]
-) -> Figure:
-    """Mean score against the iteration, one panel per scorer; all other models are horizontal levels."""
-    scorers = _average_last(means["scorer"])
-    path = ["base", *iterations]
-    levels = [model for model in dict.fromkeys(means["model"]) if model not in path]
-    columns = min(4, len(scorers))
-    rows = -(-len(scorers) // columns)
-    figure = Figure(figsize=(2.9 * columns, 2.6 * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, scorer in zip(panels, scorers, strict=False):
-        of_scorer = means[means["scorer"] == scorer].set_index("model")
-
-        # Levels: what is no iteration.
-        for model in levels:
-            dots = (0, (1, 1.5)) if model in references else (0, (5, 2))
-            axes.axhline(of_scorer["mean"][model], color=colours[model], linewidth=1.8, linestyle=dots)
-
-        # The path from the base through the iterations.
-        steps = of_scorer.loc[path]
-        mean, low, high = (steps[name].to_numpy(float) for name in ("mean", "low", "high"))
-        axes.fill_between(range(len(path)), low, high, color=colours[iterations[-1]], alpha=0.15, linewidth=0)
-        axes.plot(range(len(path)), mean, color=colours[iterations[-1]], linewidth=2)
-        axes.scatter(range(len(path)), mean, c=[colours[model] for model in path], s=40, zorder=3)
-        axes.set_xticks(range(len(path)), ["base", *map(str, range(1, len(path)))])
-        axes.set_title(scorer_label(scorer))
-        axes.grid(axis="y")
-    for axes in panels[len(scorers) :]:
-        axes.set_axis_off()
-    handles = [
-        Line2D([], [], color=colours[iterations[-1]], marker="o", linewidth=2, label="SPIN by iteration")
-    ]
-    for model in levels:
-        dots = (0, (1, 1.5)) if model in references else (0, (5, 2))
-        label = model_label(model) + (" (ceiling)" if model in references else "")
-        handles.append(Line2D([], [], color=colours[model], linewidth=1.8, linestyle=dots, label=label))
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
-    return figure
-
-
 def draw_radar(means: pd.DataFrame, colours: dict[str, str], references: Sequence[str]) -> Figure:
-    """Mean scores of all models on one axis per scorer, each from the worst model to the best.
+    """How far every model is above the base, an axis per scorer, in standard deviations of the base's scores over prompts.
 
-    The axes do not begin at zero: they show the order and the relative steps, not the size of differences.
+    One scale for all axes, so that a difference of noise looks like one: the base is a ring at `RING` of the radius, the
+    rim is `radar_reach` standard deviations above it, and what is as far below as the centre or further lies there.
+    References are left out: a ceiling that is far off would make all models a point.
     """
-    shown = means[(means["scorer"] != AVERAGE) & ~means["model"].isin(references)]
-    scorers = list(dict.fromkeys(shown["scorer"]))
-    angles = np.linspace(0, 2 * np.pi, len(scorers), endpoint=False)
-    table = shown.pivot(index="model", columns="scorer", values="mean")[scorers]
-    worst, best = table.min(), table.max()
-    radius = 0.25 + 0.75 * (table - worst) / (best - worst).replace(0, 1)
+    means = means[~means["model"].isin(references)]
+    table, spread = (
+        means[means["scorer"] != AVERAGE].pivot(index="model", columns="scorer", values=name)
+        for name in ("mean", "std")
+    )
+    scorers = [name for name in dict.fromkeys(means["scorer"]) if name != AVERAGE]
+    above = ((table - table.loc["base"]) / spread.loc["base"].replace(0, 1))[scorers]
+    reach = radar_reach(means)
+    radius = (RING + (1 - RING) * above / reach).clip(0, 1)
+    turn = np.append(np.linspace(0, 2 * np.pi, len(scorers), endpoint=False), 0)
     figure = Figure(figsize=(8.6, 5.2), layout="constrained")
     axes = figure.add_subplot(projection="polar", theta_offset=np.pi / 2, theta_direction=-1)
-    for model in dict.fromkeys(shown["model"]):
+    for model in dict.fromkeys(means["model"]):
         values = radius.loc[model].to_numpy(float)
-        closed = np.append(values, values[:1])
-        turn = np.append(angles, angles[:1])
-        axes.plot(turn, closed, color=colours[model], linewidth=2, label=model_label(model), clip_on=False)
-        axes.fill(turn, closed, color=colours[model], alpha=0.05)
-    axes.set_xticks(angles, [""] * len(angles))
-    for angle, scorer in zip(angles, scorers, strict=True):
-        text = f"{scorer_label(scorer)}\n{worst[scorer]:.3g} to {best[scorer]:.3g}"
-        side = np.sin(angle).round(3)  # labels grow away from the circle
-        axes.text(
-            angle, 1.1, text, ha="center" if side == 0 else "left" if side > 0 else "right", va="center"
+        axes.plot(
+            turn,
+            np.append(values, values[:1]),
+            color=colours[model],
+            linewidth=2,
+            label=model_label(model),
+            clip_on=False,
         )
-    axes.set_yticks([0.25, 0.625, 1.0], ["", "", ""])
+    axes.set_xticks(turn[:-1], [""] * len(scorers))
+    for angle, scorer in zip(turn, scorers, strict=False):
+        side = np.sin(angle).round(3)  # labels grow away from the circle
+        towards: Any = "center" if side == 0 else "left" if side > 0 else "right"
+        axes.text(angle, 1.1, scorer_label(scorer), ha=towards, va="center")
+    axes.set_yticks([RING, 1.0], ["", ""])
     axes.set_ylim(0, 1.02)
     axes.spines["polar"].set_visible(False)
     figure.legend(loc="outside right upper")
     return figure
+
+
+def radar_reach(means: pd.DataFrame, references: Sequence[str] = ()) -> float:
+    """Standard deviations of the base's scores at the rim of the radar: 1, or as many half ones as hold all models."""
+    rows = means[(means["scorer"] != AVERAGE) & ~means["model"].isin(references)]
+    base = rows[rows["model"] == "base"].set_index("scorer")
+    spread = base["std"].replace(0, 1)
+    above = (rows["mean"] - rows["scorer"].map(base["mean"])) / rows["scorer"].map(spread)
+    return max(1.0, float(np.ceil(2 * above.max()) / 2))
 
 
 def draw_curves(curves: dict[str, pd.DataFrame], colours: dict[str, str]) -> Figure:
@@ -169,7 +147,8 @@ def draw_curves(curves: dict[str, pd.DataFrame], colours: dict[str, str]) -> Fig
     `curves` maps a stage to its columns; a stage without a column (SFT has no margin) is absent there.
     """
     known = {
-        name: frame if "implicit_accuracy" in frame else _as_sft(frame) for name, frame in curves.items()
+        name: _without_ties(frame) if "implicit_accuracy" in frame else _as_sft(frame)
+        for name, frame in curves.items()
     }
     names = [name for name in CURVES if any(name in frame for frame in known.values())]
     rows = -(-len(names) // 2)
@@ -201,10 +180,11 @@ def _curve(
         axes.plot(step, values.ewm(span=max(2, len(values) // 8)).mean(), color=colour, linewidth=2)
 
 
+def _without_ties(frame: pd.DataFrame) -> pd.DataFrame:
+    """Before the first update player and opponent are one, and no pair is told apart: an accuracy of none, not of 0."""
+    return frame.assign(implicit_accuracy=frame["implicit_accuracy"].where(frame["margin"] != 0))
+
+
 def _as_sft(frame: pd.DataFrame) -> pd.DataFrame:
     """SFT's loss is an error and no log-probability: it gets a panel of its own."""
     return frame.rename(columns={"loss": "sft_loss"})
-
-
-def _average_last(scorers: "pd.Series[Any]") -> list[str]:
-    return [*(name for name in dict.fromkeys(scorers) if name != AVERAGE), AVERAGE]

@@ -57,10 +57,14 @@ class Measures(NamedTuple):
     """model, ceiling, scorer, share, low, high: (model - base) / (ceiling - base) of the means; none (nan) for a scorer by
     which the ceiling is not above the base.
     """
+    steps: pd.DataFrame
+    """model, over, scorer, difference, low, high: each iteration against the one it started from, means, paired."""
 
 
-def measure(results: Results, tables: TableParams, seed: int) -> Measures:
-    """Compute all tables from one draw of resampled prompts, so that they agree with each other."""
+def measure(
+    results: Results, tables: TableParams, seed: int, steps: Sequence[tuple[str, str]] = ()
+) -> Measures:
+    """Compute all tables from one draw of resampled prompts, so that they agree; `steps` are pairs (iteration, before it)."""
     resampled = resample(cluster_codes(results.clusters), tables.bootstrap_samples, seed)
     medians = {
         model: resampled_medians(results.of(model), resampled)
@@ -73,6 +77,7 @@ def measure(results: Results, tables: TableParams, seed: int) -> Measures:
         comparisons=_comparisons(results, over, resampled, medians, tables.confidence, seed),
         duels=_duels(results, tables.average_of, resampled.clusters, tables.confidence),
         gaps=_gaps(results, resampled, tables.confidence),
+        steps=_steps(results, steps, resampled, tables.confidence),
     )
 
 
@@ -145,6 +150,18 @@ def _gaps(results: Results, resampled: Resampled, confidence: float) -> pd.DataF
                 shares[above, 1:] = intervals
             rows += [(model, ceiling, *row) for row in zip(results.scorers, *shares.T, strict=True)]
     return pd.DataFrame(rows, columns=["model", "ceiling", "scorer", "share", "low", "high"])
+
+
+def _steps(
+    results: Results, steps: Sequence[tuple[str, str]], resampled: Resampled, confidence: float
+) -> pd.DataFrame:
+    rows = []
+    for model, over in steps:
+        apart = results.of(model) - results.of(over)
+        intervals = mean_intervals(apart, resampled, confidence)
+        for scorer, difference, interval in zip(results.scorers, apart.mean(0), intervals, strict=True):
+            rows.append((model, over, scorer, difference, *interval))
+    return pd.DataFrame(rows, columns=["model", "over", "scorer", "difference", "low", "high"])
 
 
 def _comparisons(

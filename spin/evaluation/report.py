@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -15,7 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from spin.evaluation.breakdown import read_breakdowns
-from spin.evaluation.figures import draw_curves, draw_radar, draw_scores, draw_winrates, save_figure, styled
+from spin.evaluation.continual import curve_line, draw_curve
+from spin.evaluation.figures import draw_curves, draw_radar, draw_winrates, radar_reach, save_figure, styled
 from spin.evaluation.findings import findings, limits
 from spin.evaluation.gallery import GalleryRow, draw_grid, read_gallery
 from spin.evaluation.head_to_head import draw_head_to_head
@@ -25,8 +27,9 @@ from spin.evaluation.measures import Measures
 from spin.evaluation.notes import comparisons_line, intervals_line
 from spin.evaluation.table import Table
 from spin.evaluation.tables import build_tables, read_chosen, read_tables
+from spin.evaluation.trajectory import draw_trajectory, steps_line, trajectories_of
 from spin.params.schema import Params
-from spin.runtime.files import replacing_dir
+from spin.runtime.files import read_json, replacing_dir
 
 LARGEST = 512
 """Side in pixels beyond which a gallery picture is scaled down for the page."""
@@ -46,12 +49,17 @@ def write_report(params: Params, outputs: Path, out: Path) -> None:
         sections = [_section(params, outputs, name, colours, folder) for name in params.evaluate.prompt_sets]
         with styled():
             curves = _draw({"curves": draw_curves(steps, colours)}, folder) if steps else {}
+            continual = [
+                _continual(params, outputs / "tables" / "continual" / name, folder)
+                for name in params.continual
+            ]
         page = _template().render(
             sections=sections,
             main=sections[0],
             **_origin(params, outputs / "checkpoints"),
             colours=colours,
             curves=curves,
+            continual=continual,
             costs=costs(steps, params),
         )
         (folder / "report.html").write_text(page, encoding="utf-8")
@@ -63,7 +71,7 @@ def _section(
     """What the page shows of one prompt set; its figures and pictures are written below `folder`."""
     tables, samples = outputs / "tables" / prompt_set, outputs / "samples" / prompt_set
     measures, summary = read_tables(tables)
-    references, iterations = summary["references"], list(params.iterations)
+    references = summary["references"]
     drawn = [*params.evaluate.models, *(name for name in references if (samples / name).is_dir())]
     rows = read_gallery(samples, drawn, params.tables.grid_prompts)
     place = folder if prompt_set == params.evaluate.main_prompt_set else folder / prompt_set
@@ -75,8 +83,10 @@ def _section(
             "radar": draw_radar(measures.means, colours, references),
             "grid": draw_grid(rows),
         }
-        if iterations:
-            figures["scores"] = draw_scores(measures.means, iterations, colours, references)
+        if trajectories_of(params):
+            figures["scores"] = draw_trajectory(
+                measures.comparisons, measures.means, trajectories_of(params), colours, references
+            )
         embedded = _draw(figures, place)
     _copy_images(rows, place / "images")
     return {
@@ -86,6 +96,19 @@ def _section(
         "gallery_models": drawn,
         "champion": read_chosen(tables)["champion"],
         "figures": embedded,
+    }
+
+
+def _continual(params: Params, place: Path, folder: Path) -> dict[str, Any]:
+    """What the page shows of one comparison of going on with moving on, which lies at `place`."""
+    curve, protocol = pd.read_csv(place / "curve.csv"), read_json(place / "protocol.json")
+    chosen, prompts = params.continual[place.name], int(protocol["num_prompts"])
+    return {
+        "name": place.name,
+        "chosen": chosen,
+        "protocol": protocol,
+        "figures": _draw({f"continual_{place.name}": draw_curve(curve)}, folder),
+        "line": curve_line(curve, prompts, params.tables.confidence),
     }
 
 
@@ -108,6 +131,8 @@ def _numbers(
         "findings": findings(measures, summary, chosen),
         "limits": limits(params, summary),
         "tables": [*build_tables(measures, summary), *breakdowns],
+        "steps_line": steps_line(measures.steps, params.tables.confidence),
+        "radar_reach": radar_reach(measures.means, summary["references"]),
         "comparisons": measures.comparisons.to_dict("records"),
         "chosen_on": chosen["protocol"]["prompt_set"],
         "intervals_line": intervals_line(summary),

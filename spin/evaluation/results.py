@@ -117,6 +117,11 @@ def _read_frame(folder: Path, scorers: tuple[str, ...]) -> pd.DataFrame:
     for name, absent in (("flagged", False), ("category", "")):
         if name not in frame:
             frame[name] = absent
+    if frame["flagged"].isna().any():
+        raise EvaluationError(
+            f"{path} must say of every image whether it is flagged, but has none for {int(frame['flagged'].isna().sum())}; "
+            "score that model again."
+        )
     return frame.sort_values(KEYS, ignore_index=True)
 
 

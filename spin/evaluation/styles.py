@@ -11,26 +11,28 @@ import numpy as np
 import pandas as pd
 
 from spin.errors import EvaluationError
-from spin.evaluation.intervals import mean_intervals
+from spin.evaluation.intervals import mean_intervals, percentile_interval
 from spin.evaluation.labels import model_label, scorer_label
-from spin.evaluation.resampling import resample
+from spin.evaluation.resampling import resample, resampled_medians
 from spin.evaluation.table import Table
 from spin.prompts.named import HPS_PER_STYLE, HPS_STYLES
 
 GROUP = 80
 OVERALL = "overall"
 TIMES = 100.0
+COLUMNS = ["style", "mean", "std", "low", "high", "median", "median_low", "median_high", "prompts", "flagged"]
 
 
 def style_report(
     scores: pd.DataFrame, scorer: str, samples: int = 2000, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
-    """Report one model's scores on the benchmark: style, mean, std, low, high, prompts, flagged.
+    """Report one model's scores on the benchmark: style, mean, std, low, high, median and its interval, prompts, flagged.
 
     `scores` has the columns prompt_id, category, image_index, `scorer` and perhaps `flagged`, as the scoring stage
     writes them; prompt ids sort in the benchmark's order. Several images of a prompt are averaged first. A flagged
     image takes no part and is counted; its prompt keeps its place, so that groups stay what they are. `std` is over
-    groups, and none for the overall row; low and high are the bootstrap interval of the mean over prompts.
+    groups, and none for the overall row; low and high are the bootstrap interval of the mean over prompts. The median
+    (median_low, median_high: percentiles of its bootstrap) is over prompts, not over groups.
     Raises `EvaluationError` if the scores are not those of the whole benchmark.
     """
     _check(scores, scorer)
@@ -50,7 +52,7 @@ def style_report(
     overall = values.groupby("prompt_id", sort=True)["value"].mean()
     mean, none = float(overall.mean()), float("nan")
     rows.append(_row(OVERALL, overall, mean, none, int(flagged.sum()), samples, confidence, seed))
-    return pd.DataFrame(rows, columns=["style", "mean", "std", "low", "high", "prompts", "flagged"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def is_benchmark(scores: pd.DataFrame) -> bool:
@@ -61,24 +63,36 @@ def is_benchmark(scores: pd.DataFrame) -> bool:
     return bool(counts == dict.fromkeys(HPS_STYLES, HPS_PER_STYLE))
 
 
-def style_table(reports: Mapping[str, pd.DataFrame], scorer: str, version: str, protocol: str) -> Table:
-    """Lay out the reports of several models; `version` says which HPS, `protocol` how images were drawn."""
+def style_tables(
+    reports: Mapping[str, pd.DataFrame], scorer: str, version: str, protocol: str
+) -> list[Table]:
+    """Lay out the means and medians of several models; `version` says which HPS, `protocol` how images were drawn."""
     long = pd.concat([report.assign(model=model) for model, report in reports.items()])
-    shown = long.rename(columns={"style": "scorer", "mean": "value"})
+    long = long.rename(columns={"style": "scorer"})
     spreads = [
         f"{model_label(model)} {', '.join(f'{std:.2f}' for std in report['std'].iloc[:-1])}"
         for model, report in reports.items()
     ]
     flagged = sum(int(report["flagged"].iloc[-1]) for report in reports.values())
+    left_out = f"{flagged} images were left out as flagged."
     notes = [
         f"{version}, times 100, as the benchmark's own code has it: a style is the mean of its groups of {GROUP} prompts.",
         f"Standard deviation over groups, {', '.join(HPS_STYLES)}: {'; '.join(spreads)}.",
         "Several images of a prompt are averaged, whatever the reduction of the protocol.",
-        f"{flagged} images were left out as flagged.",
+        left_out,
         protocol,
     ]
-    title = f"{scorer_label(scorer)} by style of its benchmark"
-    return Table(f"styles_{scorer}", title, shown, [], [], notes)
+    title, said = (
+        f"{scorer_label(scorer)} by style of its benchmark",
+        f"{version}, times 100, the median over prompts.",
+    )
+    means = long.rename(columns={"mean": "value"})
+    medians = long[["model", "scorer", "median", "median_low", "median_high"]]
+    medians = medians.rename(columns={"median": "value", "median_low": "low", "median_high": "high"})
+    return [
+        Table(f"styles_{scorer}", title, means, [], [], notes),
+        Table(f"styles_{scorer}_median", f"{title}, medians", medians, [], [], [said, left_out, protocol]),
+    ]
 
 
 def _row(
@@ -94,7 +108,8 @@ def _row(
     values = np.asarray(by_prompt.dropna(), dtype=np.float64)[:, None]
     resampled = resample(np.arange(len(values)), samples, seed)  # a prompt of the benchmark shares nothing
     (interval,) = mean_intervals(values, resampled, confidence)
-    return style, mean, std, *interval, len(values), flagged
+    middle = percentile_interval(resampled_medians(values, resampled)[:, 0], confidence)
+    return style, mean, std, *interval, float(np.median(values)), *middle, len(values), flagged
 
 
 def _check(scores: pd.DataFrame, scorer: str) -> None:

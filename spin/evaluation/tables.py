@@ -24,6 +24,7 @@ from spin.evaluation.notes import (
 )
 from spin.evaluation.results import Results, load_results
 from spin.evaluation.table import Table, rows_of
+from spin.evaluation.trajectory import steps_of
 from spin.params.schema import Params
 from spin.runtime.files import read_json, replacing_dir, write_json
 
@@ -31,14 +32,14 @@ from spin.runtime.files import read_json, replacing_dir, write_json
 def write_tables(params: Params, scores: Path, out: Path, references: Sequence[str] = ()) -> None:
     """Measure every model of params.yaml from `scores`/MODEL and write the folder `out`.
 
-    It gets means.csv, winrates.csv, comparisons.csv, duels.csv and gaps.csv (long, full precision), a .csv, .md and .tex
+    It gets means.csv, winrates.csv, comparisons.csv, duels.csv, gaps.csv and steps.csv (long, full precision), a .csv, .md and .tex
     of each table (mean, median, std, winrate_over_OVER, head_to_head, gap_closed), comparisons.md, and summary.json; and
     by category, style or prompt where the prompt set has such (see `breakdown`). `references` are further folders of
     `scores`, such as the data's own clean renderings, shown as ceilings and not compared.
     Raises `EvaluationError` if scores are missing or the models were not measured alike.
     """
     results = load_results(params, scores, references)
-    measures = measure(results, params.tables, params.evaluate.seed)
+    measures = measure(results, params.tables, params.evaluate.seed, steps_of(params))
     summary = _summary(params, results, measures)
     with replacing_dir(out) as folder:
         for name, frame in zip(Measures._fields, measures, strict=True):

@@ -20,9 +20,9 @@ _COMMANDS = {
     paths.PROMPTS: "prompt-set --name {0}",
     paths.SAMPLES: "generate --prompts {0} --name {1}",
     paths.SCORES: "score --prompts {0} --name {1}",
+    paths.CONTINUAL: "continual --name {0}",
     paths.TABLES: "tables --prompts {0}",
     paths.METRICS: "tables --prompts {0}",
-    paths.CONTINUAL: "continual --name {0}",
     paths.REPORT: "report",
     paths.REGISTRY: "register",
 }

@@ -27,6 +27,8 @@ def run_report(params: Params) -> None:
         check_folder(paths.TABLES / prompt_set)
         for model in (*params.evaluate.models, *params.evaluate.references):
             check_folder(paths.SAMPLES / prompt_set / model)
+    for name in params.continual:
+        check_folder(paths.CONTINUAL / name)
     for model in params.evaluate.models:
         check_sum(paths.CHECKPOINTS / model / CURVE_SUM, paths.CURVES / f"{model}.csv")
     write_report(params, paths.OUTPUTS, paths.REPORT)

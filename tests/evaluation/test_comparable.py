@@ -62,7 +62,12 @@ def test_missing_torn_and_non_finite_scores_are_refused(scores: Path) -> None:
         EvaluationError, match="must be finite, got nan by clip for prompt test-00000 of iter3"
     ):
         load_results(params(), scores)
-    edit(path, lambda frame: frame.drop(columns="clip", inplace=True))
+    edit(path, lambda frame: frame.__setitem__("flagged", [None, *[False] * (len(frame) - 1)]))
+    with pytest.raises(
+        EvaluationError, match="must say of every image whether it is flagged, but has none for 1;"
+    ):
+        load_results(params(), scores)
+    edit(path, lambda frame: frame.drop(columns=["clip", "flagged"], inplace=True))
     with pytest.raises(EvaluationError, match="must have a column clip"):
         load_results(params(), scores)
     path.write_bytes(b"torn")

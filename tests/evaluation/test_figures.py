@@ -6,7 +6,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
 
-from spin.evaluation.figures import draw_scores, draw_winrates
+from spin.evaluation.figures import RING, draw_curves, draw_radar, draw_winrates, radar_reach
 
 COLOURS = {"base": "#111111", "iter1": "#222222", "iter2": "#333333", "sft": "#444444"}
 SCORERS = ("hps", "average")
@@ -48,28 +48,34 @@ def test_every_bar_is_its_rate_and_its_whiskers_end_at_the_interval() -> None:
         assert np.array(ends) == pytest.approx(100 * of_model[["low", "high"]].to_numpy(float))
 
 
-def means() -> pd.DataFrame:
-    """A score that rises from the base on, and one that falls; the rows in no order."""
+def test_a_bar_of_the_radar_is_measured_in_the_bases_own_standard_deviations() -> None:
     rows = []
-    for scorer, slope in zip(SCORERS, (1.0, -2.0), strict=True):
-        for place, model in enumerate(("base", "iter1", "iter2")):
-            mean = 5.0 + slope * place
-            rows.append(
-                {"model": model, "scorer": scorer, "mean": mean, "low": mean - 0.3, "high": mean + 0.1}
-            )
-        rows.append({"model": "sft", "scorer": scorer, "mean": 4.5, "low": 4.0, "high": 5.0})
-    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+    for scorer, unit in (("pickscore", 1.0), ("hps", 0.01), ("average", 1.0)):
+        rows += [
+            (model, scorer, 5 + up * unit, unit) for model, up in (("base", 0), ("iter1", 0.5), ("iter2", -9))
+        ]
+    frame = pd.DataFrame(rows, columns=["model", "scorer", "mean", "std"])
+    assert radar_reach(frame) == 1
+    (axes,) = draw_radar(frame, COLOURS, []).axes
+    radii = [line.get_ydata() for line in axes.lines]
+    half = RING + (1 - RING) / 2
+    assert np.array(radii) == pytest.approx(np.array([[RING] * 3, [half] * 3, [0] * 3])), (
+        "whatever a score's unit"
+    )
+    assert radar_reach(
+        frame.assign(mean=frame["mean"].where(frame["model"] != "iter1", 7.3))
+    ) == pytest.approx(230)
 
 
-def test_a_score_runs_from_the_base_through_the_iterations_in_their_order_from_left_to_right() -> None:
-    figure = draw_scores(means(), ["iter1", "iter2"], COLOURS, [])
-    for axes, slope in zip(figure.axes, (1.0, -2.0), strict=True):
-        (curve,) = [line for line in axes.lines if len(line.get_xdata()) == 3]
-        assert list(curve.get_xdata()) == [0, 1, 2]
-        assert list(curve.get_ydata()) == pytest.approx([5.0, 5.0 + slope, 5.0 + 2 * slope])
-        points = axes.collections[-1].get_offsets()
-        assert np.array(points) == pytest.approx(np.array([[0, 5], [1, 5 + slope], [2, 5 + 2 * slope]]))
-        assert [label.get_text() for label in axes.get_xticklabels()] == ["base", "1", "2"]
-        band = axes.collections[0].get_paths()[0].vertices
-        assert band[:, 1].min() == pytest.approx(min(5.0, 5.0 + 2 * slope) - 0.3)
-        assert band[:, 1].max() == pytest.approx(max(5.0, 5.0 + 2 * slope) + 0.1)
+def test_an_update_of_ties_alone_has_no_accuracy_rather_than_none_right() -> None:
+    frame = pd.DataFrame(
+        {"step": [1, 2, 3], "margin": [0.0, 1e-6, -1e-6], "implicit_accuracy": [0.0, 0.7, 0.0]}
+    )
+    (axes,) = [
+        each
+        for each in draw_curves({"iter1": frame}, COLOURS).axes
+        if each.get_title() == "Implicit accuracy"
+    ]
+    drawn = axes.lines[0].get_ydata()
+    assert np.isnan(drawn[0])
+    assert list(drawn[1:]) == [0.7, 0.0]

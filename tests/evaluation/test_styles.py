@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from spin.errors import EvaluationError
-from spin.evaluation.styles import style_report, style_table
+from spin.evaluation.styles import style_report, style_tables
 from spin.prompts.named import HPS_STYLES
 
 
@@ -71,8 +71,22 @@ def test_a_flagged_image_takes_no_part_and_does_not_move_the_groups() -> None:
         "photo": 0,
         "overall": 1,
     }
-    table = style_table({"base": report.reset_index()}, "hps_v21", "HPS v2.1", "Protocol.")
-    assert "1 images were left out as flagged." in table.notes
+    for table in style_tables({"base": report.reset_index()}, "hps_v21", "HPS v2.1", "Protocol."):
+        assert "1 images were left out as flagged." in table.notes
+
+
+def test_the_median_of_a_style_is_over_its_prompts_and_has_a_table_of_its_own() -> None:
+    frame = scores(2)
+    report = style_report(frame, "hps_v21", samples=50)
+    by_prompt = 100 * frame.groupby(["category", "prompt_id"])["hps_v21"].mean()
+    found = report.set_index("style")
+    for style in HPS_STYLES:
+        assert found["median"][style] == pytest.approx(by_prompt[style].median())
+        assert found["median_low"][style] <= found["median"][style] <= found["median_high"][style]
+    assert found["median"]["overall"] == pytest.approx(by_prompt.median())
+    means, medians = style_tables({"base": report}, "hps_v21", "HPS v2.1", "Protocol.")
+    assert medians.name == "styles_hps_v21_median"
+    assert f"{found['median']['photo']:.2f}" in medians.to_markdown() != means.to_markdown()
 
 
 def test_anything_but_the_whole_benchmark_is_refused() -> None:
@@ -90,7 +104,7 @@ def test_the_table_says_which_version_and_marks_the_best() -> None:
     better = scores().assign(hps_v21=scores()["hps_v21"] + 0.01)
     reports = {"base": style_report(scores(), "hps_v21", samples=20)}
     reports["iter1"] = style_report(better, "hps_v21", samples=20)
-    text = style_table(reports, "hps_v21", "HPS v2.1", "Protocol.").to_markdown()
+    text = style_tables(reports, "hps_v21", "HPS v2.1", "Protocol.")[0].to_markdown()
     assert "| Model | anime | concept-art | paintings | photo | overall |" in text
     assert "HPS v2.1, times 100" in text
     assert "groups of 80 prompts" in text

@@ -21,6 +21,7 @@ def test_every_promised_file_is_written(scores: Path, tmp_path: Path) -> None:
         "comparisons.csv",
         "duels.csv",
         "gaps.csv",
+        "steps.csv",
         "comparisons.md",
         "summary.json",
         "breakdowns.json",

@@ -70,7 +70,9 @@ def test_a_deployment_names_no_clone_and_its_form_explains_every_field(team: Tea
         schema = deployment.parameter_openapi_schema
         assert schema["properties"]["run"]["description"]
         (form,) = schema["definitions"].values()
-        assert next(iter(form["properties"])) in ("targets", "checkpoint", "model"), "what it is about comes first"
+        assert next(iter(form["properties"])) in ("targets", "checkpoint", "model"), (
+            "what it is about comes first"
+        )
         for field, given in form["properties"].items():
             assert len(given.get("description", "")) > 20, field
 

@@ -47,6 +47,13 @@ def refusal(folder: Path, base: Path, section: str, key: str, value: Any) -> str
             "empty",
             "opponents.safety_checker must be a folder with safetensors",
         ),
+        ("prompt_sets.test", "prompts", "parti_prompts", "scorers must be without oracle_psnr"),
+        (
+            "prompt_sets.test",
+            "prompts",
+            "foreign.csv",
+            "for the prompt set test, whose captions are not the embedded",
+        ),
         ("prompt_sets.test", "prompts", "no/such.csv", "prompt_sets.test.prompts must be val, test, one of"),
         ("prompt_sets.test", "prompts", "bad.csv", "bad.csv must be a readable csv file"),
         ("prompt_sets.test", "source", "nowhere", "prompt_sets.test.source must be a file or folder"),
@@ -60,5 +67,6 @@ def test_nonsense_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("prompt\nred, blue\n")
+    (tmp_path / "foreign.csv").write_text("prompt\na red circle left of a blue square on white\na cat\n")
     assert said in refusal(tmp_path, tiny_base, section, key, value)
     assert not (tmp_path / "outputs").exists()

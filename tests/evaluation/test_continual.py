@@ -1,0 +1,81 @@
+"""Going on against moving on: what is shown is paired, at the start nothing differs, and the sentence follows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spin.evaluation.continual import curve_line, curve_of, curve_table, draw_curve
+from tests.evaluation.toy_params import params
+
+TABLES = params().tables.model_copy(update={"average_of": ["hps"], "bootstrap_samples": 500})
+PROMPTS = 40
+
+
+def scores(stay: float, switch: float) -> pd.DataFrame:
+    """Prompts that differ by 10; after 16 updates the paths have gained so much, after 32 twice as much."""
+    rng = np.random.default_rng(0)
+    prompts, frames = rng.normal(0, 10, PROMPTS), []
+    for path, step, gain in [("start", 0, 0.0)] + [
+        (path, step, gain * step / 16)
+        for path, gain in (("stay", stay), ("switch", switch))
+        for step in (16, 32)
+    ]:
+        frame = pd.DataFrame({"prompt_id": [f"p{number:02d}" for number in range(PROMPTS)]})
+        frame["hps"] = prompts + gain + rng.normal(0, 0.1, PROMPTS) * (step > 0)
+        frames.append(frame.assign(path=path, step=step, epochs=step / 16, flagged=False))
+    return pd.concat(frames, ignore_index=True)
+
+
+def curve(stay: float, switch: float) -> pd.DataFrame:
+    return curve_of(scores(stay, switch), ["hps"], TABLES, 0)
+
+
+def test_intervals_are_of_the_differences_and_the_paths_share_their_start() -> None:
+    found = curve(1.0, 2.0).set_index(["path", "step", "scorer"])
+    assert tuple(found.loc[("start", 0, "hps"), ["difference", "low", "high"]]) == (0, 0, 0)
+    for path, step, expected in (("stay", 32, 2), ("switch", 32, 4), ("between", 16, 1), ("between", 32, 2)):
+        row = found.loc[(path, step, "hps")]
+        assert row["difference"] == pytest.approx(expected, abs=0.1)
+        assert row["low"] < row["difference"] < row["high"]
+        assert row["high"] - row["low"] < 0.2, "not the spread of 10 between prompts"
+
+
+@pytest.mark.parametrize(
+    ("stay", "switch", "said"),
+    [
+        (1.0, 2.0, "Moving is better at 2 of 2 points and worse at 0."),
+        (2.0, 1.0, "Moving is better at 0 of 2 points and worse at 2."),
+        (1.0, 1.0, "Moving is better at 0 of 2 points and worse at 0; the others are not told apart."),
+    ],
+)
+def test_the_sentence_follows_from_the_intervals(stay: float, switch: float, said: str) -> None:
+    assert curve_line(curve(stay, switch), PROMPTS, 0.95).endswith(said)
+
+
+def test_few_prompts_decide_nothing() -> None:
+    assert curve_line(curve(1.0, 2.0), 5, 0.95).endswith(
+        "5 prompts decide nothing; 20 are the fewest that may."
+    )
+
+
+def test_a_prompt_flagged_anywhere_is_left_out_everywhere() -> None:
+    given = scores(1.0, 2.0)
+    bad = (given["prompt_id"] == "p03") & (given["path"] == "stay")
+    given.loc[bad, "hps"] = 1e6
+    flagged = given.assign(flagged=bad & (given["step"] == 16))
+    assert curve_of(flagged, ["hps"], TABLES, 0)["mean"].max() < 20
+
+
+def test_figure_and_table_show_the_same_numbers() -> None:
+    found = curve(1.0, 2.0)
+    protocol = {
+        "num_prompts": PROMPTS, "prompt_set": "val", "images_per_prompt": 1, "seed": 0, "scheduler": "ddim",
+        "num_inference_steps": 4, "guidance_scale": 3.0,
+    }  # fmt: skip
+    table = curve_table(found, protocol, TABLES)
+    assert table.count("moving over going on") == 2
+    for axes in draw_curve(found).axes:
+        stay, switch = (line.get_ydata() for line in axes.lines[:2])
+        assert stay[0] == switch[0] == 0
+        assert switch[2] == pytest.approx(2 * stay[2], rel=0.1)
+        assert f"{switch[2]:+.3g} [" in table
