@@ -6,7 +6,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
 
-from spin.evaluation.figures import draw_scores, draw_winrates
+from spin.evaluation.figures import draw_scores, draw_winrates, styled
 
 COLOURS = {"base": "#111111", "iter1": "#222222", "iter2": "#333333", "sft": "#444444"}
 SCORERS = ("hps", "average")
@@ -73,3 +73,24 @@ def test_a_score_runs_from_the_base_through_the_iterations_in_their_order_from_l
         band = axes.collections[0].get_paths()[0].vertices
         assert band[:, 1].min() == pytest.approx(min(5.0, 5.0 + 2 * slope) - 0.3)
         assert band[:, 1].max() == pytest.approx(max(5.0, 5.0 + 2 * slope) + 0.1)
+
+
+@pytest.mark.parametrize("drawn", ["winrates", "scores"])
+def test_a_legend_of_many_long_names_stays_inside_the_figure(drawn: str) -> None:
+    others = [f"a_published_checkpoint_number_{place}" for place in range(7)]
+    colours = COLOURS | dict.fromkeys(others, "#555555")
+    table = winrates() if drawn == "winrates" else means()
+    copied = table[table["model"] == "iter2"]
+    table = pd.concat([table, *(copied.assign(model=name) for name in others)])
+    with styled():
+        figure = (
+            draw_winrates(table, colours, [])
+            if drawn == "winrates"
+            else draw_scores(table, ["iter1", "iter2"], colours, [])
+        )
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} >= {name.replace("_", " ") for name in others}
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+    assert box.y1 <= whole.y1
