@@ -1,6 +1,7 @@
 """A plan counts losers, mirrored images, scorers, comparisons and references, each as often as the stages run it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,16 @@ def test_scoring_is_billed_in_float32_and_a_comparison_on_one_gpu(
     hours = json.loads(capsys.readouterr().out)["hours"]
     scored = next(item["tflop"] for item in plan["work"] if item["name"] == "score by hps")
     assert hours["score by hps"] == pytest.approx(scored / 100 / 8 / 0.35 / 3600)
+
+
+@pytest.mark.slow
+def test_the_plan_in_the_documentation_is_what_the_command_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    command, shown = re.findall(
+        r"^    python -m spin (plan .*)\n(?:.*\n)*?```text\n([^`]*)\n```", page, re.M
+    )[0]
+    assert main(command.split()) == 0
+    assert shown == capsys.readouterr().out.rstrip()
