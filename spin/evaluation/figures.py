@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -47,6 +48,8 @@ LEVELS = {"loss": float(np.log(2)), "implicit_accuracy": 0.5, "margin": 0.0, "er
 LEVELS["error_gen_change"] = 0.0
 RING = 0.3
 """Radius of the radar at which the base lies."""
+CHARACTER_WIDTH, HANDLE_WIDTH = 0.085, 0.67
+"""Inches that a character of a legend and its sign, with the space around it, take at most at this size of type."""
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
@@ -87,7 +90,7 @@ def draw_winrates(winrates: pd.DataFrame, colours: dict[str, str], references: S
         axes.set_title(f"Winning rate over {model_label(over)}")
     shown = [model for model in colours if model in set(winrates["model"]) and model not in references]
     handles = [Patch(color=colours[model], label=model_label(model)) for model in shown]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+    legend_above(figure, handles)
     return figure
 
 
@@ -168,8 +171,15 @@ def draw_curves(curves: dict[str, pd.DataFrame], colours: dict[str, str]) -> Fig
     for axes in panels[max(0, len(names) - 2) : len(names)]:
         axes.set_xlabel("optimizer step")
     handles = [Line2D([], [], color=colours[s], linewidth=2, label=model_label(s)) for s in known]
-    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+    legend_above(figure, handles)
     return figure
+
+
+def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend above the panels, in as many lines as the width of the figure asks for."""
+    widest = max(len(str(handle.get_label())) for handle in handles)
+    columns = int(figure.get_figwidth() // (HANDLE_WIDTH + CHARACTER_WIDTH * widest))
+    figure.legend(handles=handles, loc="outside upper left", ncols=max(1, min(columns, len(handles))))
 
 
 def _curve(

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from spin.evaluation.figures import legend_above
 from spin.evaluation.labels import AVERAGE, RELEASED, average_last, model_label, scorer_label
 from spin.evaluation.table import rows_of
 from spin.params.schema import Params
@@ -101,7 +102,7 @@ def draw_trajectory(
         axes.set_axis_off()
     for axes in panels[::columns]:
         axes.set_ylabel("difference to the base")
-    figure.legend(handles=_handles(paths, levels, colours, references), loc="outside upper left", ncols=6)
+    legend_above(figure, _handles(paths, levels, colours, references))
     return figure
 
 

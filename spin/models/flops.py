@@ -60,7 +60,7 @@ def measure_networks(
         inputs = _inputs(denoiser, side)
 
     # One pass each, counted.
-    forward = _tflop(lambda: denoiser(**inputs))
+    forward = tflop_of(lambda: denoiser(**inputs))
     backward = _both_ways(denoiser, inputs, checkpointing) - forward
     activations = _saved_bytes(denoiser, inputs, checkpointing) * bytes_per // 4
     return NetworkCost(
@@ -68,8 +68,8 @@ def measure_networks(
         forward=forward,
         backward=backward,
         activations=activations,
-        encode=_tflop(lambda: vae.encode(pixels)),
-        decode=_tflop(lambda: vae.decode(latents)),
+        encode=tflop_of(lambda: vae.encode(pixels)),
+        decode=tflop_of(lambda: vae.decode(latents)),
         latents=latents.numel(),
         text=sum(tensor.numel() for tensor in _text(inputs)),
     )
@@ -97,7 +97,7 @@ def flop_of_prediction(diffusion: LatentDiffusion, text: Conditioning, resolutio
     told = to_device(diffusion.with_geometry(text, square_geometry(1, resolution)), "meta")
     x_t = torch.empty(1, *diffusion.latent_shape(resolution), device="meta")
     times = torch.zeros(1, device="meta")
-    return round(TERA * _tflop(lambda: diffusion.predict(network, x_t, times, told)))
+    return round(TERA * tflop_of(lambda: diffusion.predict(network, x_t, times, told)))
 
 
 def _inputs(network: Any, side: int) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _text(inputs: dict[str, Any]) -> list[Tensor]:
     return [tensor for tensor in found if tensor is not None]
 
 
-def _tflop(run: Callable[[], object]) -> float:
+def tflop_of(run: Callable[[], object]) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -47,7 +47,7 @@ def write_pickapic(folder: Path) -> Path:
         table = pa.Table.from_pylist(rows[start : start + 20])
         pq.write_table(table, folder / "data" / f"train-{part:05d}-of-00002-abc.parquet")
     for split in ("validation_unique", "test_unique"):
-        held_out = [judged(40 + index, f"{split[:4]} {index}", 1.0) for index in range(4)]
+        held_out = [judged(40 + index, f"{split[:4]} {index}", 1.0, user_id=index // 2) for index in range(4)]
         pq.write_table(
             pa.Table.from_pylist(held_out), folder / "data" / f"{split}-00000-of-00001-abc.parquet"
         )

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
 
-from spin.evaluation.figures import RING, draw_curves, draw_radar, draw_winrates, radar_reach
+from spin.evaluation.figures import RING, draw_curves, draw_radar, draw_winrates, radar_reach, styled
+from spin.evaluation.trajectory import Trajectory, draw_trajectory
 
 COLOURS = {"base": "#111111", "iter1": "#222222", "iter2": "#333333", "sft": "#444444"}
 SCORERS = ("hps", "average")
@@ -79,3 +80,33 @@ def test_an_update_of_ties_alone_has_no_accuracy_rather_than_none_right() -> Non
     drawn = axes.lines[0].get_ydata()
     assert np.isnan(drawn[0])
     assert list(drawn[1:]) == [0.7, 0.0]
+
+
+def as_differences(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same models with differences to the base and means."""
+    means = table[["model", "scorer"]].assign(mean=5.0)
+    base = pd.DataFrame({"model": "base", "scorer": list(SCORERS), "mean": 5.0})
+    return table.assign(difference=0.1, low=0.0, high=0.2), pd.concat([base, means])
+
+
+@pytest.mark.parametrize("drawn", ["winrates", "trajectory"])
+def test_a_legend_of_many_long_names_stays_inside_the_figure(drawn: str) -> None:
+    others = [f"a_published_checkpoint_number_{place}" for place in range(7)]
+    colours = COLOURS | dict.fromkeys(others, "#555555")
+    table = winrates()
+    copied = table[table["model"] == "iter2"]
+    table = pd.concat([table, *(copied.assign(model=name) for name in others)])
+    with styled():
+        figure = (
+            draw_winrates(table, colours, [])
+            if drawn == "winrates"
+            else draw_trajectory(
+                *as_differences(table), [Trajectory("SPIN", ("base", "iter1", "iter2"))], colours, []
+            )
+        )
+        figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} >= {name.replace("_", " ") for name in others}
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+    assert box.y1 <= whole.y1

@@ -126,7 +126,7 @@ def test_only_the_first_images_of_a_large_source_are_decoded(
         (["--images", "bare"], "bare must hold captions, but it has none of metadata.csv"),
         (["--images", "few"], "few must hold images of at least 3 different captions"),
         (["--images", "./nowhere"], "but there is none at ./nowhere"),
-        (["--images", "bare", "--profile", "sd9"], "--profile must be one of sd15"),
+        (["--images", "bare", "--profile", "sd9"], "--profile must be one of paper, sd15"),
         (["--images", "bare", "--resolution", "30"], "--resolution must be a positive multiple of 8, got 30"),
         (["--images", "odd.parquet"], "odd.parquet must have a column of captions"),
     ],

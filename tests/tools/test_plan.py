@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from spin.cli import main
 from spin.errors import DataError
@@ -15,6 +14,7 @@ from spin.tools.plan.counts import count_adapters, count_images
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import CONFIGS
 from tests.models.tiny import ROOT
+from tests.tools.planned import COST, counts, params, work_of
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
@@ -38,53 +38,49 @@ def test_checkpointing_trades_time_for_memory(sd15_cost: NetworkCost) -> None:
     assert saving.activations < sd15_cost.activations / 2
 
 
-def params(**changes: object) -> Params:
-    raw = yaml.safe_load((ROOT / "profiles" / "toy.yaml").read_text())
-    for key, value in changes.items():
-        section, _, name = key.partition("__")
-        raw[section][name] = value
-    return Params.model_validate(raw)
+def test_a_pair_costs_four_forwards_and_two_backwards_and_two_forwards_are_the_references() -> None:
+    work = work_of(make_plan(params(), COST, counts()))
+    for name in ("train iter1", "train dpo"):
+        assert work[name].images == 64 * 32
+        assert work[name].forwards == 4 * 64 * 32
+        assert work[name].reference == 2 * 64 * 32
+        assert work[name].tflop == 8 * 64 * 32
 
 
-COST = NetworkCost(
-    parameters=1000, forward=1.0, backward=2.0, activations=4, encode=0.5, decode=0.25, latents=16, text=32
-)
-
-
-def test_a_pair_costs_four_forwards_and_two_backwards() -> None:
-    work = {item.name: item for item in make_plan(params(), COST, 512, 256, 0).work}
-    assert work["train iter1"].images == 64 * 32
-    assert work["train iter1"].forwards == 4 * 64 * 32
-    assert work["train iter1"].tflop == 8 * 64 * 32
-    assert work["train sft"].tflop == 4 * 64 * 32, "an image alone costs half a pair"
+def test_fine_tuning_runs_its_reference_in_every_eighth_update_only() -> None:
+    work = work_of(make_plan(params(), COST, counts()))["train sft"]
+    assert work.reference == 64 // 8 * 32
+    assert work.forwards == 64 * 32 + 64 // 8 * 32
+    assert work.tflop == (1 + 2) * 64 * 32 + 64 // 8 * 32, "an image alone, and an eighth of a reference"
 
 
 def test_the_exact_objective_costs_ten_forwards_a_step() -> None:
     exact = params(objective__kind="exact", objective__timestep_weighting="exact")
-    work = {item.name: item for item in make_plan(exact, COST, 512, 256, 0).work}
+    work = work_of(make_plan(exact, COST, counts()))
     assert work["train iter1"].forwards == 6 * 15 * 64 * 32
+    assert work["train iter1"].reference == 2 * 15 * 64 * 32
     assert work["train iter1"].tflop == 10 * 15 * 64 * 32
     assert work["train dpo"].tflop == 8 * 64 * 32, "a baseline keeps its own objective"
 
 
 def test_guidance_doubles_the_cost_of_drawing() -> None:
-    alone = make_plan(params(opponents__guidance_scale=1.0), COST, 512, 256, 0)
-    guided = make_plan(params(opponents__guidance_scale=3.0), COST, 512, 256, 0)
-    drawn = [{item.name: item for item in plan.work}["draw opponents"] for plan in (alone, guided)]
+    alone = make_plan(params(opponents__guidance_scale=1.0), COST, counts())
+    guided = make_plan(params(opponents__guidance_scale=3.0), COST, counts())
+    drawn = [work_of(plan)["draw opponents"] for plan in (alone, guided)]
     assert drawn[0].images == 3 * 512
     assert drawn[1].forwards == 2 * drawn[0].forwards == 2 * 3 * 512 * 15
 
 
 def test_all_earlier_iterates_draw_one_more_set_each_iteration() -> None:
-    plan = make_plan(params(opponents__drawn_by="all_earlier"), COST, 100, 10, 0)
-    assert {item.name: item for item in plan.work}["draw opponents"].images == 100 * (1 + 2 + 3)
+    plan = make_plan(params(opponents__drawn_by="all_earlier"), COST, counts(images=100))
+    assert work_of(plan)["draw opponents"].images == 100 * (1 + 2 + 3)
 
 
 def test_adapters_are_trained_and_stored_instead_of_the_network() -> None:
     lora = {"rank": 4, "alpha": 4.0, "targets": ["to_q"]}
     whole, low_rank = (
-        make_plan(params(), COST, 9, 9, 50),
-        make_plan(params(training__lora=lora), COST, 9, 9, 50),
+        make_plan(params(), COST, counts(adapters=50)),
+        make_plan(params(training__lora=lora), COST, counts(adapters=50)),
     )
     assert (whole.trainable, low_rank.trainable) == (1000, 50)
     assert low_rank.disk["checkpoints"] == pytest.approx(whole.disk["checkpoints"] / 20)
@@ -97,10 +93,12 @@ def test_nothing_is_held_for_training_where_nothing_trains() -> None:
     raw["prompt_sets"] = {"gallery": {"prompts": "spin_figure2", "source": None}}
     raw["evaluate"] |= {"models": ["base", "other"], "references": [], "prompt_sets": ["gallery"]}
     raw["tables"]["over"] = ["base"]
-    plan = make_plan(Params.model_validate(raw), COST, 0, 3, 0)
+    plan = make_plan(
+        Params.model_validate(raw), COST, counts(images=0, pair_images=0, prompts={"gallery": 3})
+    )
     assert (plan.trainable, plan.memory) == (0, {})
     assert [name for name, amount in plan.disk.items() if amount] == ["evaluation images"]
-    assert [item.name for item in plan.work] == ["draw evaluation images"]
+    assert [item.name for item in plan.work] == ["draw evaluation images", "score by pickscore"]
 
 
 def test_the_images_of_another_data_set_that_was_brought_in_here_do_not_count(

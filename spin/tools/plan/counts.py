@@ -8,8 +8,8 @@ from torch import nn
 from spin import paths
 from spin.errors import DataError, ModelError
 from spin.params.schema import Params
-from spin.runtime.files import read_json
-from spin.tools.plan.published import CONFIGS
+from spin.runtime.files import read_json, read_parquet
+from spin.tools.plan.published import CONFIGS, PAIRS_PER_PROMPT
 
 
 def configurations(params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -65,10 +65,8 @@ def count_images(params: Params, given: int | None) -> int:
         return 0
     if params.data.kind == "toy":
         return params.data.num_train
-    path = paths.DATA / "card.json"
-    card = read_json(path) if path.is_file() else {}
-    if card.get("source") == getattr(params.data, "path", getattr(params.data, "source", None)):
-        return int(card["kept"]["train"])  # of this data set, not of another one that was brought in here
+    if card := _card_of(params):
+        return int(card["kept"]["train"])
     if params.data.kind == "folder" and Path(params.data.path).is_dir():
         from spin.data.folder import IMAGE_SUFFIXES
 
@@ -80,9 +78,36 @@ def count_images(params: Params, given: int | None) -> int:
     )
 
 
-def count_prompts(params: Params) -> int:
-    """Evaluation prompts of all prompt sets; a file of prompts is read."""
-    return sum(_prompts_in(params, params.prompt_sets[name].prompts) for name in params.evaluate.prompt_sets)
+def count_pair_images(params: Params, images: int, pairs: int | None) -> int:
+    """Winners and losers of Diffusion-DPO's pairs: of this source's finished data stage each once, else two a pair.
+
+    `pairs` are those given by hand; without, Pick-a-Pic v2's own number a prompt is taken for `images` prompts.
+    """
+    data = params.data
+    if not (data.kind == "toy" or (data.kind == "pickapic" and data.pairs)):
+        return 0
+    if pairs is not None:
+        return 2 * pairs
+    if data.kind == "toy":
+        return 2 * data.num_train
+    if _card_of(params) and (paths.DATA / "pairs.parquet").is_file():
+        listed = read_parquet(paths.DATA / "pairs.parquet", columns=["image_w", "image_l"])
+        return len({*listed["image_w"], *listed["image_l"]})
+    return 2 * round(images * PAIRS_PER_PROMPT)
+
+
+def _card_of(params: Params) -> dict[str, Any]:
+    """The card of this data set's finished data stage; empty if it has not run, or for another one."""
+    path = paths.DATA / "card.json"
+    card: dict[str, Any] = read_json(path) if path.is_file() else {}
+    same = card.get("source") == getattr(params.data, "path", getattr(params.data, "source", None))
+    return card if same else {}
+
+
+def count_prompts(params: Params) -> dict[str, int]:
+    """Prompts of each prompt set that is evaluated or that a comparison draws; a file of prompts is read."""
+    drawn = [*params.evaluate.prompt_sets, *(chosen.prompts for chosen in params.continual.values())]
+    return {name: _prompts_in(params, params.prompt_sets[name].prompts) for name in dict.fromkeys(drawn)}
 
 
 def _prompts_in(params: Params, prompts: str) -> int:

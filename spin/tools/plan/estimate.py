@@ -1,15 +1,47 @@
-"""The arithmetic of a plan: images, pairs, forwards, TFLOP, hours, disk and memory of every stage of a parameter file."""
+"""The arithmetic of a plan: images, pairs, forwards, TFLOP, hours, disk and memory of every stage of a parameter file.
 
-from dataclasses import dataclass
+With F, B the cost of one prediction and of its backward pass, V and D of encoding and decoding an image, steps S of a
+sampler and g = 2 under guidance, else 1:
+
+    encode     V (2 V with mirrored images) for each training image, and for each winner and loser of Diffusion-DPO
+    draw       g S F + D; an opponent that is encoded again costs V (2 V mirrored) more
+    train      4 F + 2 B a pair: player and frozen reference, each on real and generated; the exact objective K times
+               6 F + 2 B for K steps; supervised fine-tuning F + B an image, and F more in the updates that measure it
+    continual  two trainings of the next iteration's length, and 1 + 2 (updates / every) drawings of its prompt set
+    score      what each scorer costs an image, for all images of models, reference levels and comparisons
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from spin.method.exact import exact_forwards
 from spin.models.flops import NetworkCost
 from spin.params.sampling import SamplerParams
 from spin.params.schema import Params
+from spin.params.training import IterationParams, SftParams, StageParams
+from spin.tools.plan.amounts import disk, iterates_before, memory
+from spin.training.setup import SFT_MEASURED_EVERY
 
-GIB = 2**30
-PNG_BYTES_PER_PIXEL = 1.7
-"""Of a photograph; pictures with flat areas take less."""
+
+@dataclass(frozen=True)
+class Counts:
+    """What a plan is made for, besides the parameters."""
+
+    images: int
+    """Training images, one for each caption."""
+    pair_images: int
+    """Winners and losers of Diffusion-DPO's pairs; at most so many before the data stage has counted them."""
+    prompts: Mapping[str, int]
+    """Prompts of each prompt set that is drawn."""
+    adapters: int
+    """Parameters of the LoRA adapters; counts only where the parameters ask for them."""
+    scorers: Mapping[str, float | None]
+    """TFLOP of scoring one image; None for a scorer whose cost is not known, which is left out."""
+
+    @property
+    def encoded(self) -> int:
+        """Images that pass the encoder: training images are among the winners."""
+        return max(self.images, self.pair_images)
 
 
 @dataclass(frozen=True)
@@ -18,10 +50,16 @@ class Work:
 
     name: str
     images: int
-    """Images encoded or drawn; for training, pairs."""
+    """Images encoded, drawn or scored; for training, pairs."""
     forwards: int
     """Predictions of one sample by the denoiser; a backward pass is counted in `tflop` only."""
     tflop: float
+    reference: int = 0
+    """Those of the forwards that are the frozen reference network's."""
+    fp32: bool = False
+    """Whether its products are in float32, which a GPU does far slower: the scorers'."""
+    one_gpu: bool = False
+    """Whether it runs in one process, however many GPUs there are: the comparisons."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +76,8 @@ class Plan:
     buffers come on top."""
     trainable: int
     """Parameters that are trained."""
+    not_counted: list[str]
+    """Scorers whose cost is not known."""
 
     @property
     def tflop(self) -> float:
@@ -45,27 +85,44 @@ class Plan:
         return sum(item.tflop for item in self.work)
 
 
-def make_plan(params: Params, cost: NetworkCost, images: int, prompts: int, adapter_parameters: int) -> Plan:
-    """Count a whole run over `images` training images and `prompts` evaluation prompts.
-
-    `adapter_parameters` is the size of the LoRA adapters; it counts only where the parameters ask for them.
-    """
-    trainable = adapter_parameters if params.training.lora else cost.parameters
+def make_plan(params: Params, cost: NetworkCost, counts: Counts) -> Plan:
+    """Count a whole run."""
+    trainable = counts.adapters if params.training.lora else cost.parameters
     if not params.iterations and not params.baselines:
         trainable = 0  # published checkpoints are only evaluated
+    prompts = sum(counts.prompts[name] for name in params.evaluate.prompt_sets)
+    of_each = prompts * params.evaluate.images_per_prompt
+    compared = len(params.evaluate.models) * of_each
+    rendered = len(params.evaluate.references) * of_each  # levels: drawn by nobody, and scored like any
     work = [
-        Work("encode images", images, 0, images * cost.encode),
-        *_opponents(params, cost, images),
+        Work("encode images", counts.encoded, 0, counts.encoded * ways(params) * cost.encode),
+        *_opponents(params, cost, counts.images),
         *_training(params, cost),
-        _evaluation(params, cost, prompts),
+        _drawn(params, cost, "draw evaluation images", compared),
+        *_scoring(counts, compared + rendered),
+        *_continual(params, cost, counts),
     ]
     return Plan(
-        images,
+        counts.images,
         [item for item in work if item.images],
-        _disk(params, cost, images, prompts, trainable),
-        _memory(params, cost, trainable) if trainable else {},
+        disk(
+            params,
+            cost,
+            encoded=counts.encoded,
+            captions=counts.images,
+            opponents=_opponents_drawn(params, counts.images),
+            evaluated=compared + rendered,
+            trainable=trainable,
+        ),
+        memory(params, cost, trainable) if trainable else {},
         trainable,
+        [name for name, tflop in counts.scorers.items() if tflop is None],
     )
+
+
+def ways(params: Params) -> int:
+    """How often an image is encoded: once, or as it is and mirrored."""
+    return 2 if params.training.horizontal_flip else 1
 
 
 def forwards_per_image(sampler: SamplerParams) -> int:
@@ -76,76 +133,74 @@ def forwards_per_image(sampler: SamplerParams) -> int:
 def _opponents(params: Params, cost: NetworkCost, images: int) -> list[Work]:
     each = forwards_per_image(params.opponents)
     per_image = each * cost.forward + cost.decode
-    per_image += cost.encode if params.opponents.latents == "reencode" else 0.0
-    drawn = sum(images * _drawers(params, name) for name in params.iterations)
+    per_image += ways(params) * cost.encode if params.opponents.latents == "reencode" else 0.0
+    drawn = _opponents_drawn(params, images)
     return [Work("draw opponents", drawn, drawn * each, drawn * per_image)]
+
+
+def _opponents_drawn(params: Params, images: int) -> int:
+    return sum(images * _drawers(params, name) for name in params.iterations)
 
 
 def _drawers(params: Params, name: str) -> int:
     """How many iterates draw an opponent for each caption of an iteration."""
-    if params.opponents.drawn_by != "all_earlier":
-        return 1
-    prev, count = params.iterations[name].prev, 1
-    while prev != "base":
-        prev, count = params.iterations[prev].prev, count + 1
-    return count
+    return iterates_before(params, name) if params.opponents.drawn_by == "all_earlier" else 1
 
 
 def _training(params: Params, cost: NetworkCost) -> list[Work]:
-    """A pair costs four forwards (player and opponent on real and generated) and two backwards; SFT's images half.
-
-    The exact objective costs six forwards and two backwards for every step of the chain.
-    """
-    works = []
-    for name, stage in {**params.iterations, **params.baselines}.items():
-        members = 1 if getattr(stage, "objective", "") == "sft" else 2
-        pairs = stage.num_steps * params.training.batch_size
-        forwards, backwards = 2 * members * pairs, members * pairs
-        if name in params.iterations and params.objective.kind == "exact":
-            steps = params.opponents.num_inference_steps
-            backwards *= steps
-            forwards = exact_forwards(pairs, steps) - 2 * backwards  # which counts a backward as two forwards
-        works.append(
-            Work(f"train {name}", pairs, forwards, forwards * cost.forward + backwards * cost.backward)
-        )
-    return works
+    stages: dict[str, StageParams] = {**params.iterations, **params.baselines}
+    return [_trained(params, cost, f"train {name}", stage) for name, stage in stages.items()]
 
 
-def _evaluation(params: Params, cost: NetworkCost, prompts: int) -> Work:
-    each = forwards_per_image(params.evaluate)
-    drawn = len(params.evaluate.models) * prompts * params.evaluate.images_per_prompt
-    return Work("draw evaluation images", drawn, drawn * each, drawn * (each * cost.forward + cost.decode))
-
-
-def _disk(params: Params, cost: NetworkCost, images: int, prompts: int, trainable: int) -> dict[str, float]:
-    png = PNG_BYTES_PER_PIXEL * params.resolution**2
-    posterior = 2 * 4 * cost.latents  # mean and log-variance in fp32
-    drawn = sum(images * _drawers(params, name) for name in params.iterations)
-    models = len(params.iterations) + len(params.baselines)
-    evaluated = len(params.evaluate.models) * prompts * params.evaluate.images_per_prompt
-    amounts = {
-        "training images": images * png,
-        "cache of latents and text": images * (posterior + 4 * cost.text),
-        "opponents": drawn * (png + posterior),
-        "checkpoints": models * 4 * trainable,
-        "step checkpoint, while training": 3 * 4 * trainable if models else 0,
-        "evaluation images": evaluated * png,
-    }
-    return {name: amount / GIB for name, amount in amounts.items()}
-
-
-def _memory(params: Params, cost: NetworkCost, trainable: int) -> dict[str, float]:
-    training = params.training
-    half = 4 if training.precision == "fp32" else 2
-    pairs = 1 if training.micro_batch_size == "auto" else training.micro_batch_size
-    states = {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}[
-        training.optimizer
-    ]  # adafactor: rows and columns only
-    amounts = {"optimizer state": states * trainable, "gradients": 4 * trainable}
-    if training.lora:
-        amounts |= {"frozen network, shared by both sides": half * cost.parameters, "adapters": 8 * trainable}
+def _trained(params: Params, cost: NetworkCost, label: str, stage: StageParams, times: int = 1) -> Work:
+    """A stage trained `times` times: the player's forwards and backwards, and the reference's forwards."""
+    batch = params.training.batch_size
+    pairs = times * stage.num_steps * batch
+    if isinstance(stage, SftParams):
+        backwards = player = pairs
+        reference = times * len(range(0, stage.num_steps, SFT_MEASURED_EVERY)) * batch
     else:
-        amounts |= {"player": 4 * cost.parameters, "opponent": half * cost.parameters}
-        amounts |= {} if half == 4 else {"player's weights in half precision": half * cost.parameters}
-    amounts |= {f"activations of {pairs} pair{'s' if pairs > 1 else ''}": 2 * pairs * cost.activations}
-    return {name: amount / GIB for name, amount in amounts.items()}
+        backwards = player = reference = 2 * pairs
+    if isinstance(stage, IterationParams) and params.objective.kind == "exact":
+        steps = params.opponents.num_inference_steps
+        backwards = reference = 2 * steps * pairs
+        player = (
+            exact_forwards(pairs, steps) - 2 * backwards - reference
+        )  # which has a backward as two forwards
+    forwards = player + reference
+    return Work(label, pairs, forwards, forwards * cost.forward + backwards * cost.backward, reference)
+
+
+def _continual(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
+    """Both paths of every comparison, and the points at which they draw and score."""
+    work = []
+    for name, chosen in params.continual.items():
+        images = _continual_images(params, counts, name)
+        scored = images * sum(tflop or 0.0 for tflop in counts.scorers.values())
+        work += [
+            _trained(params, cost, f"continual {name}: train", params.iterations[chosen.next], times=2),
+            _drawn(params, cost, f"continual {name}: draw", images),
+            Work(f"continual {name}: score", images, 0, scored, fp32=True),
+        ]
+    return [replace(item, one_gpu=True) for item in work]
+
+
+def _continual_images(params: Params, counts: Counts, name: str) -> int:
+    """The common start, and every so many updates of either path."""
+    chosen = params.continual[name]
+    points = 1 + 2 * (params.iterations[chosen.next].num_steps // chosen.every)
+    return points * counts.prompts[chosen.prompts] * params.evaluate.images_per_prompt
+
+
+def _drawn(params: Params, cost: NetworkCost, label: str, images: int) -> Work:
+    """Images drawn by the sampler of `evaluate`."""
+    each = forwards_per_image(params.evaluate)
+    return Work(label, images, images * each, images * (each * cost.forward + cost.decode))
+
+
+def _scoring(counts: Counts, images: int) -> list[Work]:
+    return [
+        Work(f"score by {name}", images, 0, images * tflop, fp32=True)
+        for name, tflop in counts.scorers.items()
+        if tflop  # an oracle runs no network
+    ]

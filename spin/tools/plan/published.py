@@ -42,6 +42,19 @@ CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 """Hub id -> (denoiser, autoencoder)."""
 
+MED_CONFIG: dict[str, Any] = {
+    "vocab_size": 30524,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
+"""ImageReward's text encoder, BERT-base: what its med_config.json says."""
+
 PEAK_TFLOPS = {
     "t4": 65.0,
     "a10": 125.0,
@@ -53,3 +66,19 @@ PEAK_TFLOPS = {
     "h200": 989.0,
 }
 """fp16 on the T4, bf16 on the others."""
+
+PEAK_FP32_TFLOPS = {
+    "t4": 8.1,
+    "a10": 31.2,
+    "rtx3090": 35.6,
+    "rtx4090": 82.6,
+    "l40s": 91.6,
+    "a100": 19.5,
+    "h100": 67.0,
+    "h200": 67.0,
+}
+"""Products in float32 without TF32, which PyTorch leaves off: what the scorers ask for. [recalled] from the makers' data
+sheets."""
+
+PAIRS_PER_PROMPT = 851_293 / 58_960
+"""Of Pick-a-Pic v2's train split: pairs with a winner, by distinct prompts."""
