@@ -43,10 +43,10 @@ def run_plan(options: argparse.Namespace) -> None:
             raise ParamsError(f"--{name} must be > 0, got {value}; choose a value in that range.")
     params = load_params(options.params)
     speed = _speed(options)
-    from spin.tools.plan.counts import count_images, count_prompts
+    from spin.tools.plan.counts import count_evaluated, count_images
     from spin.tools.plan.estimate import make_plan
 
-    plan = make_plan(params, *_costs(params, count_images(params, options.images), count_prompts(params)))
+    plan = make_plan(params, *_costs(params, count_images(params, options.images), count_evaluated(params)))
     hours = {item.name: item.tflop / speed / 3600 for item in plan.work}
     print(
         json.dumps({**asdict(plan), "hours": hours}, indent=2)
@@ -65,7 +65,7 @@ def _speed(options: argparse.Namespace) -> float:
     return float(peak * options.utilisation * options.gpus)
 
 
-def _costs(params: Params, images: int, prompts: int) -> tuple[Any, int, int, int]:
+def _costs(params: Params, images: int, evaluated: int) -> tuple[Any, int, int, int]:
     """The remaining arguments of `make_plan`."""
     from spin.models.flops import build_denoiser, measure_networks
     from spin.tools.plan.counts import configurations, count_adapters
@@ -77,7 +77,7 @@ def _costs(params: Params, images: int, prompts: int) -> tuple[Any, int, int, in
     )
     lora = params.training.lora
     adapters = count_adapters(build_denoiser(denoiser), lora.rank, lora.targets) if lora else 0
-    return cost, images, prompts, adapters
+    return cost, images, evaluated, adapters
 
 
 def _text(plan: "Plan", hours: dict[str, float], options: argparse.Namespace) -> str:

@@ -79,9 +79,12 @@ def count_images(params: Params, given: int | None) -> int:
     )
 
 
-def count_prompts(params: Params) -> int:
-    """Evaluation prompts of all prompt sets; a file of prompts is read."""
-    return sum(_prompts_in(params, params.prompt_sets[name].prompts) for name in params.evaluate.prompt_sets)
+def count_evaluated(params: Params) -> int:
+    """Images that each model draws for all prompt sets; a file of prompts is read."""
+    return sum(
+        _prompts_in(params, params.prompt_sets[name].prompts) * params.evaluate_on(name).images_per_prompt
+        for name in params.evaluate.prompt_sets
+    )
 
 
 def _prompts_in(params: Params, prompts: str) -> int:

@@ -45,8 +45,10 @@ class Plan:
         return sum(item.tflop for item in self.work)
 
 
-def make_plan(params: Params, cost: NetworkCost, images: int, prompts: int, adapter_parameters: int) -> Plan:
-    """Count a whole run over `images` training images and `prompts` evaluation prompts.
+def make_plan(
+    params: Params, cost: NetworkCost, images: int, evaluated: int, adapter_parameters: int
+) -> Plan:
+    """Count a whole run over `images` training images; every model draws `evaluated` images for evaluation.
 
     `adapter_parameters` is the size of the LoRA adapters; it counts only where the parameters ask for them.
     """
@@ -57,12 +59,12 @@ def make_plan(params: Params, cost: NetworkCost, images: int, prompts: int, adap
         Work("encode images", images, 0, images * cost.encode),
         *_opponents(params, cost, images),
         *_training(params, cost),
-        _evaluation(params, cost, prompts),
+        _evaluation(params, cost, evaluated),
     ]
     return Plan(
         images,
         [item for item in work if item.images],
-        _disk(params, cost, images, prompts, trainable),
+        _disk(params, cost, images, evaluated, trainable),
         _memory(params, cost, trainable) if trainable else {},
         trainable,
     )
@@ -111,25 +113,24 @@ def _training(params: Params, cost: NetworkCost) -> list[Work]:
     return works
 
 
-def _evaluation(params: Params, cost: NetworkCost, prompts: int) -> Work:
+def _evaluation(params: Params, cost: NetworkCost, evaluated: int) -> Work:
     each = forwards_per_image(params.evaluate)
-    drawn = len(params.evaluate.models) * prompts * params.evaluate.images_per_prompt
+    drawn = len(params.evaluate.models) * evaluated
     return Work("draw evaluation images", drawn, drawn * each, drawn * (each * cost.forward + cost.decode))
 
 
-def _disk(params: Params, cost: NetworkCost, images: int, prompts: int, trainable: int) -> dict[str, float]:
+def _disk(params: Params, cost: NetworkCost, images: int, evaluated: int, trainable: int) -> dict[str, float]:
     png = PNG_BYTES_PER_PIXEL * params.resolution**2
     posterior = 2 * 4 * cost.latents  # mean and log-variance in fp32
     drawn = sum(images * _drawers(params, name) for name in params.iterations)
     models = len(params.iterations) + len(params.baselines)
-    evaluated = len(params.evaluate.models) * prompts * params.evaluate.images_per_prompt
     amounts = {
         "training images": images * png,
         "cache of latents and text": images * (posterior + 4 * cost.text),
         "opponents": drawn * (png + posterior),
         "checkpoints": models * 4 * trainable,
         "step checkpoint, while training": 3 * 4 * trainable if models else 0,
-        "evaluation images": evaluated * png,
+        "evaluation images": len(params.evaluate.models) * evaluated * png,
     }
     return {name: amount / GIB for name, amount in amounts.items()}
 
