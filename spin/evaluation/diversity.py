@@ -65,8 +65,9 @@ def measure_diversity(
     rows = []
     for place, model in enumerate(columns):
         mean, less = float(values[:, place].mean()), float(apart[:, place].mean())
-        numbers = mean, *means[place], *((less, *differences[place]) if model != LEVEL else 3 * (math.nan,))
-        known = [number if math.isfinite(number) else None for number in numbers]
+        low, high = np.clip(means[place], 0, None)  # as the values are
+        numbers = mean, low, high, *((less, *differences[place]) if model != LEVEL else 3 * (math.nan,))
+        known = [float(number) if math.isfinite(number) else None for number in numbers]
         rows.append({"model": model, "n": len(values), **dict(zip(NUMBERS, known, strict=True))})
     return rows
 
@@ -101,7 +102,10 @@ def has_fallen(row: dict[str, Any]) -> bool:
 
 
 def diversity_line(summary: dict[str, Any], name: str) -> list[str]:
-    """Say of a model whether its diversity fell, by how much and with which interval; nothing where that is not measured."""
+    """Say of a model whether its diversity fell, by how much and with which interval, and of which others it did.
+
+    Empty where it is not measured, or on too few prompts.
+    """
     rows = {row["model"]: row for row in summary.get("diversity", [])}
     row = rows.get(name)
     if row is None or row["difference_low"] is None or not enough(row["n"]):
@@ -113,9 +117,9 @@ def diversity_line(summary: dict[str, Any], name: str) -> list[str]:
         f"{row['mean']:.3g} against {base:.3g}, a difference of {row['difference']:+.3g} ({interval} "
         f"{row['difference_low']:+.3g} to {row['difference_high']:+.3g}; {on})"
     )
-    if not has_fallen(row):
-        return [f"Its diversity did not fall measurably below the base's: {numbers}."]
-    share = 100 * -row["difference"] / base
-    return [
-        f"Its diversity fell by {share:.0f}% of the base's: {numbers}; it draws a prompt's images more alike."
-    ]
+    share = 100 * -row["difference"] / base if base else 0.0
+    said = f"Its diversity did not fall measurably below the base's: {numbers}."
+    if has_fallen(row):
+        said = f"Its diversity fell by {share:.0f}% of the base's: {numbers}; it draws a prompt's images more alike."
+    others = " and ".join(model_label(other) for other in rows if other != name and has_fallen(rows[other]))
+    return [said, *([f"That of {others} fell, by the same measure."] if others else [])]

@@ -80,12 +80,22 @@ def test_a_collapsed_model_shows_with_its_interval_in_table_findings_and_console
 def test_models_as_diverse_as_the_base_are_not_said_to_have_lost_any(tmp_path: Path) -> None:
     summary, said = tabled(tmp_path, {})
     assert "Its diversity did not fall measurably below the base's" in said
-    assert "fell by" not in said
+    assert "fell" not in said
     assert all(row["difference_low"] < 0 < row["difference_high"] for row in summary["diversity"][1:])
 
 
+def test_another_model_that_collapsed_is_named_though_the_champion_did_not(tmp_path: Path) -> None:
+    summary, said = tabled(tmp_path, {"iter1": 0.0, "dpo": 0.0})
+    assert summary["champion"] == "iter3"
+    assert "Its diversity did not fall measurably below the base's" in said
+    assert "That of Diffusion-DPO and SPIN iter 1 fell, by the same measure." in said
+
+
 def test_numbers_are_those_of_the_prompts_paired_and_by_clusters(tmp_path: Path) -> None:
-    write_run(tmp_path, {"iter1": 0.3})
+    write_run(tmp_path, {"iter1": 0.3, "sft": 0.01})
+    lone = pd.read_parquet(tmp_path / "sft" / "scores.parquet")
+    lone.loc[lone["prompt_id"] == "test-00000", "diversity"] = 2.0  # whose interval would reach below 0
+    lone.to_parquet(tmp_path / "sft" / "scores.parquet")
     for model in LEVEL:
         frame = pd.read_parquet(tmp_path / model / "scores.parquet")
         frame["cluster"] = frame["prompt_id"].str[-2:].astype(int).floordiv(4).astype(str)
@@ -104,6 +114,7 @@ def test_numbers_are_those_of_the_prompts_paired_and_by_clusters(tmp_path: Path)
     assert found["difference"] == pytest.approx(apart.mean())
     assert (found["difference_low"], found["difference_high"]) == pytest.approx(tuple(interval))
     assert rows[0]["difference"] is None
+    assert all(0 <= row["low"] <= row["mean"] <= row["high"] for row in rows)
 
 
 def test_only_prompts_that_all_models_have_count_and_one_cluster_has_no_interval(tmp_path: Path) -> None:
