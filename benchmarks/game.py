@@ -20,7 +20,12 @@ SMALL: dict[str, Any] = {
     "data": {"num_train": 96, "num_val": 8, "num_test": 24},
     "opponents": {"num_inference_steps": 6, "shard_size": 16, "batch_size": 16},
     "training": {"batch_size": 16, "micro_batch_size": 16, "checkpoint_every": 2},
-    "evaluate": {"models": ["base", "iter1", "iter2"], "num_inference_steps": 4, "references": []},
+    "evaluate": {
+        "models": ["base", "iter1", "iter2"],
+        "num_inference_steps": 4,
+        "references": [],
+        "prompt_sets": ["test"],
+    },
     "tables": {"over": ["base"], "bootstrap_samples": 200, "grid_prompts": 2},
 }
 STEPS = 24
@@ -53,6 +58,7 @@ def make_project(folder: Path) -> None:
         name: plan | {"num_steps": STEPS} for name, plan in raw["iterations"].items() if name != "iter3"
     }
     raw["baselines"] = {}
+    raw["prompt_sets"] = {"test": raw["prompt_sets"]["test"]}
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
 

@@ -31,7 +31,7 @@ def params_of(
     raw |= {"seed": seed, "iterations": iterations, "baselines": baselines}
     raw["base"]["source"] = base
     raw["opponents"]["guidance_scale"] = guidance
-    raw["prompt_sets"] = {chosen: {"prompts": chosen, "source": None}}
+    raw["prompt_sets"] = {chosen: {"prompts": chosen, "source": None, "images_per_prompt": None}}
     raw["evaluate"] |= {"models": models, "prompt_sets": [chosen]}
     raw["evaluate"]["images_per_prompt"] = changes.get("images", 1)
     raw["tables"]["over"] = ["base"]

@@ -15,6 +15,7 @@ from spin.evaluation.champion import FEWEST, enough
 from spin.evaluation.intervals import mean_intervals
 from spin.evaluation.labels import AVERAGE, average_last, scorer_label
 from spin.evaluation.resampling import Floats, cluster_codes, clusters_of, resample
+from spin.evaluation.statistics import Reduction, reduce_images
 from spin.evaluation.table import rows_of
 from spin.params.evaluation import TableParams
 
@@ -25,11 +26,18 @@ PATHS = {
 DIFFERENCE = ["difference", "low", "high"]
 
 
-def curve_of(scores: pd.DataFrame, scorers: Sequence[str], tables: TableParams, seed: int) -> pd.DataFrame:
+def curve_of(
+    scores: pd.DataFrame,
+    scorers: Sequence[str],
+    tables: TableParams,
+    seed: int,
+    reduction: Reduction = "mean",
+) -> pd.DataFrame:
     """Every point of both paths: path, step, epochs, scorer, mean, and difference, low, high against the common start.
 
     `scores` has a row per image with the columns path (start, stay, switch), step, epochs, prompt_id, flagged and a
     column per scorer, and perhaps cluster. A prompt with a flagged image at any point is left out at all of them.
+    Several images of a prompt become one number by `reduction`, as in the tables.
     Path `between` has in place of a mean's distance from the start that of `switch` from `stay` after as many updates.
     """
     flagged = set(scores.loc[scores["flagged"], "prompt_id"])
@@ -37,7 +45,7 @@ def curve_of(scores: pd.DataFrame, scorers: Sequence[str], tables: TableParams, 
     asked = kept.drop_duplicates("prompt_id").sort_values("prompt_id")
     resampled = resample(cluster_codes(clusters_of(asked)), tables.bootstrap_samples, seed)
     values = {
-        (str(path), int(str(step))): _by_prompt(point, scorers, tables.average_of)
+        (str(path), int(str(step))): _by_prompt(point, scorers, tables.average_of, reduction)
         for (path, step), point in kept.groupby(["path", "step"])
     }
     epochs = dict(zip(kept["step"], kept["epochs"], strict=True))
@@ -61,10 +69,15 @@ def curve_of(scores: pd.DataFrame, scorers: Sequence[str], tables: TableParams, 
     return pd.DataFrame(rows, columns=["path", "step", "epochs", "scorer", "mean", *DIFFERENCE])
 
 
-def _by_prompt(point: pd.DataFrame, scorers: Sequence[str], average_of: Sequence[str]) -> Floats:
+def _by_prompt(
+    point: pd.DataFrame, scorers: Sequence[str], average_of: Sequence[str], reduction: Reduction
+) -> Floats:
     """(prompts, scorers + average), prompts in order of their ids."""
-    frame = point.groupby("prompt_id")[list(scorers)].mean().sort_index()
-    return np.column_stack([frame, frame[list(average_of)].mean(axis=1)])
+    frame = point.sort_values("prompt_id", kind="stable")[list(scorers)].to_numpy(np.float64)
+    averaged = [scorers.index(name) for name in average_of]
+    images = frame.reshape(point["prompt_id"].nunique(), -1, len(scorers))
+    values = reduce_images(images, reduction, averaged)
+    return np.column_stack([values, values[:, averaged].mean(1)])
 
 
 def draw_curve(curve: pd.DataFrame) -> Figure:

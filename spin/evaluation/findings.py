@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from spin.evaluation.champion import ALIGNMENT, FEWEST, MOST_LOST, enough, met
+from spin.evaluation.diversity import diversity_line
 from spin.evaluation.labels import AVERAGE, model_label, scorer_label
 from spin.evaluation.measures import Measures
 from spin.evaluation.notes import ceiling_line, few_line
@@ -69,6 +70,7 @@ def findings(measures: Measures, summary: dict[str, Any], chosen: dict[str, Any]
         sentences.append(f"From iteration to iteration, each over the model before it: {said}.")
     sentences += [*_gap(summary, name), *_better(met(summary, name, others))]
     sentences += _higher_mean(summary["mean"], name, chosen["choice"]["candidates"])
+    sentences += diversity_line(summary, name) or diversity_line(chosen, name)
     if decides:
         sentences.append(_losses(measures.comparisons, name, 1 - summary["statistics"]["confidence"]))
     if summary["above_ceiling"]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from spin.evaluation.breakdown import write_breakdowns
 from spin.evaluation.champion import candidates, choose, choosing_set, enough, misaligned
+from spin.evaluation.diversity import diversity_table, measure_diversity
 from spin.evaluation.head_to_head import head_to_head_table
 from spin.evaluation.labels import AVERAGE, model_label, scorer_label
 from spin.evaluation.measures import Measures, measure
@@ -32,15 +33,16 @@ from spin.runtime.files import read_json, replacing_dir, write_json
 def write_tables(params: Params, scores: Path, out: Path, references: Sequence[str] = ()) -> None:
     """Measure every model of params.yaml from `scores`/MODEL and write the folder `out`.
 
-    It gets means.csv, winrates.csv, comparisons.csv, duels.csv, gaps.csv and steps.csv (long, full precision), a .csv, .md and .tex
-    of each table (mean, median, std, winrate_over_OVER, head_to_head, gap_closed), comparisons.md, and summary.json; and
-    by category, style or prompt where the prompt set has such (see `breakdown`). `references` are further folders of
-    `scores`, such as the data's own clean renderings, shown as ceilings and not compared.
+    It gets means.csv, winrates.csv, comparisons.csv, duels.csv, gaps.csv and steps.csv (long, full precision), a .csv, .md
+    and .tex of each table (mean, median, std, winrate_over_OVER, head_to_head, gap_closed), comparisons.md, and
+    summary.json; with several images a prompt `diversity`, and by category, style or prompt where the set has such.
+    `references` are further folders of `scores`, such as the data's own clean renderings: ceilings, not compared.
     Raises `EvaluationError` if scores are missing or the models were not measured alike.
     """
     results = load_results(params, scores, references)
     measures = measure(results, params.tables, params.evaluate.seed, steps_of(params))
     summary = _summary(params, results, measures)
+    summary["diversity"] = measure_diversity(scores, results.models, params.tables, params.evaluate.seed)
     with replacing_dir(out) as folder:
         for name, frame in zip(Measures._fields, measures, strict=True):
             frame.to_csv(folder / f"{name}.csv", index=False)
@@ -68,7 +70,7 @@ def read_chosen(tables: Path) -> dict[str, Any]:
 
 
 def build_tables(measures: Measures, summary: dict[str, Any]) -> list[Table]:
-    """Lay out mean, median, standard deviation, winning rates, head to head, and the gap where there is a ceiling."""
+    """Lay out mean, median, standard deviation, winning rates, head to head; gap and diversity where there are such."""
     references, ranked = summary["references"], enough(summary["statistics"]["num_prompts"])
     below = [line for line in (protocol_line(summary), scorers_line(summary), few_line(summary)) if line]
     above = [tuple(pair) for pair in summary["above_ceiling"]]
@@ -92,7 +94,7 @@ def build_tables(measures: Measures, summary: dict[str, Any]) -> list[Table]:
     tables.append(head_to_head_table(measures.duels, below))
     for ceiling in dict.fromkeys(measures.gaps["ceiling"]):
         tables.append(_gap_table(measures.gaps, str(ceiling), [*below, gap_line(str(ceiling))], ranked))
-    return tables
+    return [*tables, *diversity_table(summary, below)]
 
 
 def _gap_table(gaps: pd.DataFrame, ceiling: str, notes: list[str], ranked: bool) -> Table:

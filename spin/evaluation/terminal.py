@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spin.evaluation.diversity import diversity_line
 from spin.evaluation.findings import champion_line
 from spin.evaluation.labels import AVERAGE, scorer_label
 from spin.evaluation.notes import few_line, protocol_line
@@ -15,7 +16,7 @@ def console_table(tables: Path) -> str:
     """Lay out the folder written by `write_tables` as plain text: winning rates, means, and the champion.
 
     A star marks the best of a column, and head to head the better of two. The interval is shown for the average only, to
-    keep lines short.
+    keep lines short, and for diversity, where a star marks a fall.
     """
     measures, summary = read_tables(tables)
     shown = {table.name: table for table in build_tables(measures, summary)}
@@ -23,7 +24,10 @@ def console_table(tables: Path) -> str:
     blocks = [_block(table, summary) for table in rates]
     blocks.append(_matrix(shown["head_to_head"]))
     blocks += [_block(shown[name], summary) for name in ("gap_closed", "mean") if name in shown]
-    lines = [protocol_line(summary), few_line(summary), champion_line(read_chosen(tables))]
+    blocks += [_diversity(shown[name]) for name in ("diversity",) if name in shown]
+    chosen = read_chosen(tables)
+    lines = [protocol_line(summary), few_line(summary), champion_line(chosen)]
+    lines += diversity_line(summary, chosen["champion"])
     return "\n\n".join([*blocks, *filter(None, lines)])
 
 
@@ -40,6 +44,21 @@ def _block(table: Table, summary: dict[str, Any]) -> str:
             shown.append(f"{number}{star}" + (f" {interval}" if scorer == AVERAGE else ""))
         lines.append(shown)
     return "\n".join([table.title, *_aligned(lines)])
+
+
+def _diversity(table: Table) -> str:
+    """Both columns with their intervals."""
+    lines = [["", *table.scorers]]
+    for model in table.models:
+        cells = [table.cells[model, column] for column in table.scorers]
+        texts = [cell.text(table.decimals[column]) for cell, column in zip(cells, table.scorers, strict=True)]
+        marks = ["*" if cell.rank == "best" else "" for cell in cells]
+        shown = [
+            f"{number}{mark} {interval}".strip()
+            for (number, interval), mark in zip(texts, marks, strict=True)
+        ]
+        lines.append([table.row_label(model), *shown])
+    return "\n".join([f"{table.title} (*: below Base with its whole interval)", *_aligned(lines)])
 
 
 def _matrix(table: Table) -> str:

@@ -18,6 +18,7 @@ class EvaluateParams(SamplerParams):
     prompt_sets: Annotated[list[str], Field(min_length=1)]
     """Names of `prompt_sets`; the first one is what winning rates by iteration are of, and chooses the champion where none is held out."""
     images_per_prompt: PositiveInt
+    """Of each model, on prompt sets that give no number of their own."""
     reduction: Literal["mean", "median", "best"]
     """How the images of one prompt become one number: best keeps the image with the highest average score."""
     seed: int
@@ -37,6 +38,8 @@ class PromptSetParams(Section):
     hpsv2 or pickapic_test_unique; or a file of prompts."""
     source: str | None
     """Your own copy of a published set, a file or folder; null to fetch it from the hub."""
+    images_per_prompt: PositiveInt | None
+    """Of each model; null: `evaluate.images_per_prompt`. From 2 on, and with the scorer clip, diversity is measured."""
 
 
 class ScorerParams(Section):

@@ -40,6 +40,11 @@ class ParamSections(Section):
     tables: TableParams
     tracking: TrackingParams
 
+    def evaluate_on(self, prompt_set: str) -> EvaluateParams:
+        """The protocol on a prompt set: `evaluate` with the set's own number of images per prompt, where it gives one."""
+        own = self.prompt_sets[prompt_set].images_per_prompt
+        return self.evaluate if own is None else self.evaluate.model_copy(update={"images_per_prompt": own})
+
     def stage(self, name: str) -> IterationParams | SftParams | DpoParams:
         """Return the training stage called `name`; raises `ParamsError` if there is none."""
         try:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from spin.errors import ScoreError
-from spin.rewards.base import TorchScorer, cosine
+from spin.rewards.base import TorchScorer, at_least_float32, check_batch, cosine
 from spin.rewards.preprocess import clip_pixels, stack
 from spin.rewards.weights import Source, load_strictly, read_state, weights_sha256, without_weights
 
@@ -64,9 +64,23 @@ class ClipScorer(TorchScorer):
         features: Tensor = self.clip.get_image_features(pixel_values=pixels).pooler_output
         return features
 
+    def score_and_embed(self, images: list[Image.Image], prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """What `score` gives, (B,), and the normalised image embeddings, (B, D); both float32 on the CPU, from one pass."""
+        check_batch(self.name, images, prompts)
+        with torch.inference_mode():
+            features = self.embed_images(images)
+            scores = self.from_embeddings(self.embed_texts(prompts), features)
+            unit = features.to(at_least_float32(features.dtype))
+            unit = unit / unit.norm(dim=-1, keepdim=True)
+        return scores.float().cpu(), unit.float().cpu()
+
     def raw(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """Cosines, (B,)."""
-        return cosine(self.embed_texts(prompts), self.embed_images(images))
+        """The scores, (B,)."""
+        return self.from_embeddings(self.embed_texts(prompts), self.embed_images(images))
+
+    def from_embeddings(self, texts: Tensor, images: Tensor) -> Tensor:
+        """Cosines of caption and image embeddings, (B, D) and (B, D) -> (B,)."""
+        return cosine(texts, images)
 
 
 class PickScorer(ClipScorer):
@@ -84,9 +98,9 @@ class PickScorer(ClipScorer):
         scale: Tensor = self.clip.logit_scale.exp()
         return scale
 
-    def raw(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+    def from_embeddings(self, texts: Tensor, images: Tensor) -> Tensor:
         """Scaled cosines, (B,); a softmax over the images of one prompt gives the preference probabilities."""
-        scores = super().raw(images, prompts)
+        scores = super().from_embeddings(texts, images)
         return scores * self.logit_scale.to(scores.dtype)
 
 

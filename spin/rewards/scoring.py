@@ -13,7 +13,9 @@ import torch
 
 from spin.errors import ScoreError
 from spin.rewards.base import Scorer
+from spin.rewards.diversity import EMBEDDING, Embedder, diversity_summary, embedder_among, with_diversity
 from spin.rewards.listing import check_listing, is_single_colour, open_image, read_listing
+from spin.rewards.names import DIVERSITY
 from spin.runtime.devices import process_state
 from spin.runtime.files import (
     read_json,
@@ -39,7 +41,8 @@ def score_folder(
     With a folder `work`, named by what the scores depend on, scores are kept there as they are computed and a killed run
     goes on; processes share the work, and the first one writes `out`.
 
-    out/scores.parquet: the manifest's columns, one float64 column per scorer, and `flagged`.
+    out/scores.parquet: the manifest's columns, one float64 column per scorer, `flagged`, and with several images a prompt
+    and the scorer clip `diversity`, a number of the prompt (see `spin.rewards.diversity`).
     out/summary.json: mean and median by scorer over the images not flagged, their count, and what was measured how:
     version, weights' sha256 and scale of every scorer, and the protocol of the samples.
     Raises `ScoreError` for missing images, an empty prompt, a score that is not finite, or nothing but flagged images.
@@ -63,18 +66,19 @@ def score_folder(
         )
 
     # Score, then put table and summary into place.
-    scored = _score(samples, frame, scorers, batch_size, samples.name, work)
+    embedder = embedder_among(scorers, int(stated["images_per_prompt"]))
+    scored = _score(samples, frame, scorers, batch_size, samples.name, work, embedder)
     if work is not None and not process_state().is_main_process:
         return
+    scored = scored if embedder is None else with_diversity(scored)
     names = [scorer.name for scorer in scorers]
     with replacing_dir(out, sums=False) as folder:  # two outputs: a list would be a third
-        kept = [
-            *KEYS,
-            *(name for name in ("cluster",) if name in scored),
-        ]  # what prompts share, where they do
-        table = scored[[*kept, *names, "flagged"]]
+        shared = [name for name in ("cluster",) if name in scored]  # by prompts, where they do
+        measured = [name for name in (DIVERSITY,) if name in scored]
+        table = scored[[*KEYS, *shared, *names, "flagged", *measured]]
         write_parquet(folder / "scores.parquet", table, sealed_for=out / "scores.parquet")
         summary = {"model": samples.name, **summarise(scored, scorers), "protocol": stated}
+        summary |= diversity_summary(scored)
         write_json(folder / "summary.json", summary, sealed_for=out / "summary.json")
 
 
@@ -131,15 +135,16 @@ def _score(
     batch_size: int,
     label: str,
     work: Path | None = None,
+    embedder: Embedder | None = None,
 ) -> pd.DataFrame:
-    """Return the listing with a column per scorer and `flagged`."""
+    """Return the listing with a column per scorer and `flagged`, and of the one that is `embedder` also `EMBEDDING`."""
     _check_names(frame, scorers)
     if work is None:
         with Progress(f"score {label}", len(frame), "images") as progress:
-            return frame.assign(**_scores(folder, frame, scorers, batch_size, progress))
+            return frame.assign(**_scores(folder, frame, scorers, batch_size, progress, embedder))
 
     def write_shard(rows: range, shard: Path, progress: Progress) -> None:
-        part = _scores(folder, frame.iloc[rows.start : rows.stop], scorers, batch_size, progress)
+        part = _scores(folder, frame.iloc[rows.start : rows.stop], scorers, batch_size, progress, embedder)
         pd.DataFrame(part).to_parquet(shard / "scores.parquet", index=False)
 
     write_shards(work, len(frame), SHARD_SIZE, write_shard, f"score {label}", "images")
@@ -148,18 +153,31 @@ def _score(
 
 
 def _scores(
-    folder: Path, frame: pd.DataFrame, scorers: Sequence[Scorer], batch_size: int, progress: Progress
+    folder: Path,
+    frame: pd.DataFrame,
+    scorers: Sequence[Scorer],
+    batch_size: int,
+    progress: Progress,
+    embedder: Embedder | None,
 ) -> dict[str, list[Any]]:
-    """A column per scorer and `flagged`, for the images of a listing, each decoded once."""
+    """A column per scorer, `flagged` and with an embedder `EMBEDDING`, for the images of a listing, each decoded once."""
     files, prompts = frame["image"].tolist(), frame["prompt"].tolist()
-    columns: dict[str, list[float]] = {scorer.name: [] for scorer in scorers}
+    columns: dict[str, list[Any]] = {scorer.name: [] for scorer in scorers}
+    if embedder is not None:
+        columns[EMBEDDING] = []
     flagged: list[bool] = []
     for start in range(0, len(files), batch_size):
         names = files[start : start + batch_size]
         images = [open_image(folder / name) for name in names]
         flagged += [is_single_colour(image) for image in images]
         for scorer in scorers:
-            scores = scorer.score(images, prompts[start : start + batch_size]).double()
+            asked = prompts[start : start + batch_size]
+            if scorer is embedder:
+                scores, embeddings = embedder.score_and_embed(images, asked)
+                columns[EMBEDDING] += list(embeddings.numpy())
+            else:
+                scores = scorer.score(images, asked)
+            scores = scores.double()
             _check_finite(scorer.name, scores, names)
             columns[scorer.name] += scores.tolist()
         progress.update(len(images))
@@ -171,6 +189,11 @@ def _check_names(frame: pd.DataFrame, scorers: Sequence[Scorer]) -> None:
     if not names or len(set(names)) < len(names):
         raise ScoreError(
             f"scorers must be given, each once, got {', '.join(names) or 'none'}; correct the list."
+        )
+    taken = {"flagged", DIVERSITY, EMBEDDING} & set(names)
+    if taken:
+        raise ScoreError(
+            f"a scorer must not be called {sorted(taken)[0]}, which scoring adds as a column; rename it."
         )
     clash = {*names, "flagged"} & set(frame.columns)
     if clash:

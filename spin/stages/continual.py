@@ -42,7 +42,7 @@ def run_continual(params: Params, name: str) -> None:
     drawn = [paths.OPPONENTS / iteration / "opponents.json" for iteration in (chosen.finished, chosen.next)]
     key = (
         params.model_dump(include={"seed", "resolution", "training", "objective", "scorers", "tables"}),
-        params.evaluate.model_dump(exclude={"models", "references", "batch_size"}),
+        params.evaluate_on(chosen.prompts).model_dump(exclude={"models", "references", "batch_size"}),
         chosen.model_dump(),
         params.iterations[chosen.next].model_dump(),
         [checkpoint_digest(iteration) for iteration in (chosen.finished, chosen.next)],
@@ -108,8 +108,8 @@ def _scores(
         images = scores.parent / "images"
         shutil.rmtree(images, ignore_errors=True)
         images.mkdir(parents=True)
-        prompts, evaluate = paths.prompts_of(chosen.prompts), params.evaluate
-        diffusion = load_to_draw(checkpoint, device, DTYPES[params.evaluate.precision])
+        prompts, evaluate = paths.prompts_of(chosen.prompts), params.evaluate_on(chosen.prompts)
+        diffusion = load_to_draw(checkpoint, device, DTYPES[evaluate.precision])
         drawing = scores.with_name(f"{scores.name}-drawing")
         write_samples(images, drawing, diffusion, prompts, evaluate, params.resolution, label)
         del diffusion
@@ -126,7 +126,9 @@ def _write_curve(params: Params, scores: pd.DataFrame, out: Path) -> None:
     from spin.evaluation.continual import curve_of, curve_table, draw_curve
     from spin.evaluation.figures import save_figure, styled
 
-    curve = curve_of(scores, list(params.scorers), params.tables, params.evaluate.seed)
+    curve = curve_of(
+        scores, list(params.scorers), params.tables, params.evaluate.seed, params.evaluate.reduction
+    )
     curve.to_csv(out / "curve.csv", index=False)
     protocol: dict[str, Any] = read_json(out / "protocol.json")
     (out / "curve.md").write_text(curve_table(curve, protocol, params.tables), encoding="utf-8")

@@ -16,6 +16,8 @@ def run_tables(params: Params, prompt_set: str) -> None:
     write_tables(params, scores, tables, references=params.evaluate.references)
     summary = read_json(tables / "summary.json")
     compared = {name: summary[name] for name in ("win_rate_over_base", "mean")}
+    if summary["diversity"]:
+        compared["diversity"] = {row["model"]: row["mean"] for row in summary["diversity"]}
     write_json(paths.METRICS / f"{prompt_set}.json", compared)  # what `dvc metrics diff` compares
 
 

@@ -86,12 +86,13 @@ def run_generate(params: Params, prompt_set: str, name: str) -> None:
 
     check_item(params, prompt_set, name, params.evaluate.models)
     checkpoint, prompts = paths.CHECKPOINTS / name, paths.prompts_of(prompt_set)
-    protocol = params.evaluate.model_dump(exclude={"models", "reduction", "references", "prompt_sets"})
+    evaluate = params.evaluate_on(prompt_set)
+    protocol = evaluate.model_dump(exclude={"models", "reduction", "references", "prompt_sets"})
     key = protocol, params.resolution, checkpoint_digest(name), digest_of(prompts)
     with stage_output(paths.SAMPLES / prompt_set / name, run_generate, f"{prompt_set}-{name}", *key) as (
         out,
         work,
     ):
-        diffusion = load_to_draw(checkpoint, default_device(), DTYPES[params.evaluate.precision])
-        write_samples(out, work, diffusion, prompts, params.evaluate, params.resolution, name)
+        diffusion = load_to_draw(checkpoint, default_device(), DTYPES[evaluate.precision])
+        write_samples(out, work, diffusion, prompts, evaluate, params.resolution, name)
         write_json(out / "model.json", {"model": name, DENOISER: weights_digest(checkpoint)})

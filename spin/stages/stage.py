@@ -91,6 +91,8 @@ class Stage:
         for section in self.logged:
             if section == "stage":
                 settings |= params.stage(item.name).model_dump()
+            elif section == "evaluate" and item.prompts:
+                settings[section] = params.evaluate_on(item.prompts).model_dump()
             else:
                 settings[section] = getattr(params, section).model_dump()
         return settings

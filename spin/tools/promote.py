@@ -126,17 +126,16 @@ def _score_anew(params: Params, champion: dict[str, str], prompt_set: str) -> Pa
 
     checkpoint = bring(champion["dvc.path"], champion["dvc.md5"], None)
     prompts, device = paths.prompts_of(prompt_set), default_device()
-    drawn_by = params.evaluate.model_dump(exclude={"models", "references", "batch_size"})
+    evaluate = params.evaluate_on(prompt_set)
+    drawn_by = evaluate.model_dump(exclude={"models", "references", "batch_size"})
     key = work_key(champion["dvc.md5"], sha256_file(prompts), drawn_by, params.resolution)
     work = paths.WORK / "promote" / key  # unfinished images of another protocol are not these
     images = work / "images"
     with replacing_dir(images) as out:
-        diffusion = load_to_draw(checkpoint, device, DTYPES[params.evaluate.precision])
-        write_samples(
-            out, work / "drawing", diffusion, prompts, params.evaluate, params.resolution, "champion"
-        )
+        diffusion = load_to_draw(checkpoint, device, DTYPES[evaluate.precision])
+        write_samples(out, work / "drawing", diffusion, prompts, evaluate, params.resolution, "champion")
     scorers = [load_scorer(name, given.source, device=device) for name, given in params.scorers.items()]
-    score_folder(images, scorers, work / "scores", params.evaluate.batch_size)
+    score_folder(images, scorers, work / "scores", evaluate.batch_size)
     return work / "scores"
 
 

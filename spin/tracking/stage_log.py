@@ -39,22 +39,29 @@ def tell_training(run: StageRun, params: Params, name: str, prompt_set: str) -> 
 
 
 def tell_scores(run: StageRun, params: Params, name: str, prompt_set: str) -> None:
-    """Mean scores."""
-    run.metric(read_json(paths.SCORES / prompt_set / name / "summary.json")["mean"])
+    """Mean scores, and diversity where it was measured."""
+    summary = read_json(paths.SCORES / prompt_set / name / "summary.json")
+    measured = {"diversity": summary["diversity"]["mean"]} if "diversity" in summary else {}
+    run.metric({**summary["mean"], **measured})
 
 
 def tell_tables(run: StageRun, params: Params, name: str, prompt_set: str) -> None:
-    """Winning rates and tables; to the parent too, one step per iteration, so that its chart shows the self-play."""
+    """Winning rates, diversity and tables; to the parent too, one step per iteration, so that its chart shows the self-play."""
     tables = paths.TABLES / prompt_set
-    rates = read_json(tables / "summary.json")["win_rate_over_base"]
+    summary = read_json(tables / "summary.json")
+    rates = summary["win_rate_over_base"]
+    diversity = {row["model"]: float(row["mean"]) for row in summary.get("diversity", [])}
     further = "" if prompt_set == params.evaluate.main_prompt_set else f"{prompt_set}."
     for step, iteration in enumerate(params.iterations, start=1):
         scores = {
             f"{further}win_rate_over_base.{scorer}": float(value)
             for scorer, value in rates[iteration].items()
         }
+        if iteration in diversity:
+            scores[f"{further}diversity"] = diversity[iteration]
         run.parent_metric(scores, step=step)
     run.metric({f"{model}.win_rate_over_base": float(rates[model]["average"]) for model in rates})
+    run.metric({f"{model}.diversity": value for model, value in diversity.items()})
     for table in sorted(tables.glob("*.md")):
         run.artifact(table)
         run.parent_artifact(table)

@@ -84,7 +84,7 @@ def test_alignment_is_lost_where_the_whole_interval_is_further_down_than_allowed
 
 def with_validation(**evaluate: Any) -> Params:
     raw = params(**evaluate).model_dump()
-    raw["prompt_sets"]["val"] = {"prompts": "val", "source": None}
+    raw["prompt_sets"]["val"] = {"prompts": "val", "source": None, "images_per_prompt": None}
     raw["evaluate"]["prompt_sets"] = ["test", "val"]
     return Params.model_validate(raw)
 

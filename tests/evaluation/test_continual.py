@@ -58,6 +58,15 @@ def test_few_prompts_decide_nothing() -> None:
     )
 
 
+def test_several_images_of_a_prompt_are_reduced_as_in_the_tables() -> None:
+    given = scores(1.0, 2.0)
+    twice = pd.concat([given, given.assign(hps=given["hps"] - 50)])
+    best = curve_of(twice, ["hps"], TABLES, 0, "best")
+    pd.testing.assert_frame_equal(best, curve_of(given, ["hps"], TABLES, 0))
+    mean = curve_of(twice, ["hps"], TABLES, 0, "mean")
+    assert mean["mean"].to_numpy() == pytest.approx(best["mean"].to_numpy() - 25)
+
+
 def test_a_prompt_flagged_anywhere_is_left_out_everywhere() -> None:
     given = scores(1.0, 2.0)
     bad = (given["prompt_id"] == "p03") & (given["path"] == "stay")

@@ -21,6 +21,8 @@ PROFILE = Path(__file__).parents[2] / "profiles" / "toy.yaml"
 
 def params() -> Params:
     profile = load_params(PROFILE).model_dump()
+    profile["prompt_sets"] = {"test": profile["prompt_sets"]["test"]}
+    profile["evaluate"]["prompt_sets"] = ["test"]
     profile["tables"] |= {"bootstrap_samples": 100, "grid_prompts": 2}
     return Params.model_validate(profile)
 
@@ -159,7 +161,7 @@ def test_every_prompt_set_has_its_section(outputs: Path, tmp_path: Path) -> None
     for name in ("curves", "checkpoints"):
         (tmp_path / name).symlink_to(outputs / name)
     raw = params().model_dump()
-    raw["prompt_sets"]["val"] = {"prompts": "val", "source": None}
+    raw["prompt_sets"]["val"] = {"prompts": "val", "source": None, "images_per_prompt": None}
     raw["evaluate"]["prompt_sets"] = ["test", "val"]
     write_report(Params.model_validate(raw), tmp_path, tmp_path / "report")
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")

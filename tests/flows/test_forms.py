@@ -77,13 +77,18 @@ def test_an_evaluation_trains_nothing_and_keeps_the_protocol() -> None:
 
 
 def test_an_evaluation_on_prompts_from_elsewhere_brings_in_no_data() -> None:
-    raw = chosen(ROOT, None, {"prompt_sets.parti": {"prompts": "parti_prompts", "source": None}})
+    raw = chosen(
+        ROOT,
+        None,
+        {"prompt_sets.parti": {"prompts": "parti_prompts", "source": None, "images_per_prompt": 3}},
+    )
     params = checked(for_evaluation(raw, {"theirs": OVERLAY}, ["parti"]), ROOT)
     assert params.data.kind == "none"
     assert params.evaluate.references == []
     assert list(params.prompt_sets) == ["parti"]
+    assert params.evaluate_on("parti").images_per_prompt == 3
     with pytest.raises(
-        ParamsError, match=r"prompt_sets must name some of test, parti, got hps; correct the name\."
+        ParamsError, match=r"prompt_sets must name some of test, val, parti, got hps; correct the name\."
     ):
         for_evaluation(raw, {"theirs": OVERLAY}, ["hps"])
 

@@ -188,7 +188,7 @@ def test_a_checkpoint_is_evaluated_in_a_folder_of_its_own_and_again_when_its_wei
     for weights in ("first", "second"):
         (root / "mine/unet/config.json").write_text(weights)
         state = evaluate(Evaluate(checkpoint="mine"), return_state=True)
-        assert state.message == "3 stages ran, 0 were cached."
+        assert state.message == "4 stages ran, 0 were cached."
     made = sorted(
         path.read_text() for path in root.glob(".spin/runs/evaluate-mine-*/outputs/report/test/t.md")
     )

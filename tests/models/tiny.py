@@ -54,9 +54,10 @@ def write_tiny_base(folder: Path, seed: int = 0) -> None:
 
 
 def miniature_params(base: Path) -> dict[str, Any]:
-    """The embedded profile at a size that trains in seconds: one pair of iterations, one baseline of each kind."""
+    """The embedded profile at a size that trains in seconds: one pair of iterations, one baseline of each kind, one prompt set."""
     raw: dict[str, Any] = yaml.safe_load((ROOT / "profiles" / "toy.yaml").read_text())
     raw["base"]["source"] = str(base)
+    raw["prompt_sets"] = {"test": raw["prompt_sets"]["test"]}
     raw["data"] |= {"num_train": 12, "num_val": 2, "num_test": 4}
     raw["opponents"] |= {"num_inference_steps": 2, "batch_size": 4, "shard_size": 4}
     raw["training"] |= {"batch_size": 4, "micro_batch_size": 4, "checkpoint_every": 1}
@@ -66,6 +67,7 @@ def miniature_params(base: Path) -> dict[str, Any]:
     raw["baselines"]["dpo"] |= {"num_steps": 3}
     raw["evaluate"] |= {
         "models": ["base", "sft", "dpo", "iter1", "iter2"],
+        "prompt_sets": ["test"],
         "num_inference_steps": 2,
         "batch_size": 4,
     }

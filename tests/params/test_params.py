@@ -126,6 +126,21 @@ def test_a_missing_key_is_named(raw: Raw, tmp_path: Path) -> None:
     assert sentence(raw, tmp_path).startswith("opponents.guidance_scale must be given, found nothing")
 
 
+def test_a_prompt_set_must_say_how_many_images_and_null_is_what_evaluate_says(
+    raw: Raw, tmp_path: Path
+) -> None:
+    params = load_params(ROOT / "profiles" / "toy.yaml")
+    assert params.evaluate_on("test") == params.evaluate
+    assert params.evaluate_on("val") == params.evaluate.model_copy(update={"images_per_prompt": 2})
+    raw["prompt_sets"]["val"]["images_per_prompt"] = 0
+    assert sentence(raw, tmp_path).startswith("prompt_sets.val.images_per_prompt must be > 0, got 0")
+    del raw["prompt_sets"]["val"]["images_per_prompt"]
+    assert sentence(raw, tmp_path) == (
+        "prompt_sets.val.images_per_prompt must be given, found nothing; copy it from the file in profiles/ that is "
+        "nearest to yours."
+    )
+
+
 @pytest.mark.parametrize("text", ["", "- a list", "a: [", "\x00"])
 def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
@@ -158,7 +173,7 @@ def test_a_missing_parameter_file_is_told(tmp_path: Path, capsys: pytest.Capture
         (["reference", "--name", "iter1"], "--name must be one of clean, got iter1"),
         (["score", "--name", "nobody"], "--name must be one of base, sft, dpo, iter1, iter2, iter3, clean"),
         (["generate", "--name", "clean"], "--name must be one of base, sft, dpo, iter1, iter2, iter3, got"),
-        (["tables", "--prompts", "parti"], "--prompts must be one of test, got parti"),
+        (["tables", "--prompts", "parti"], "--prompts must be one of test, val, got parti"),
     ],
 )
 def test_a_name_of_another_kind_is_refused_before_anything_is_written(

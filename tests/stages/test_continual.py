@@ -23,7 +23,10 @@ def raw(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     """Parameters with a comparison after iteration 1, in whose folder the test is."""
     monkeypatch.chdir(tmp_path)
     given = miniature_params(tiny_base)
-    given["prompt_sets"] = {"test": given["prompt_sets"]["test"], "val": {"prompts": "val", "source": None}}
+    given["prompt_sets"] = {
+        "test": given["prompt_sets"]["test"],
+        "val": {"prompts": "val", "source": None, "images_per_prompt": None},
+    }
     given["continual"] = {"f5": {"finished": "iter1", "next": "iter2", "every": 2, "prompts": "val"}}
     given["scorers"] = {name: given["scorers"][name] for name in ("aesthetic", "oracle_psnr")}
     given["tables"] |= {"average_of": ["aesthetic"], "over": ["base"]}

@@ -1,6 +1,7 @@
 """An image is judged once: a killed score stage goes on, and a finished one is kept until DVC has recorded it."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 import spin.rewards.scoring
 from spin import paths
 from spin.params.schema import Params
-from spin.runtime.files import sha256_tree
+from spin.runtime.files import read_json, sha256_tree
 from spin.runtime.sums import write_sums
 from spin.stages.data import run_prompt_set
 from spin.stages.sample import run_generate, run_opponents
@@ -35,37 +36,51 @@ def scored_by(params: Params, *scorers: str) -> Params:
     return params.model_copy(update={"scorers": {name: params.scorers[name] for name in scorers}})
 
 
-def test_scores_are_kept_until_they_are_recorded_and_a_killed_run_goes_on(
-    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (inside / "dvc.yaml").touch()
-    params = parameters(tiny_base, evaluate={"batch_size": 1})
-    params = scored_by(params, "aesthetic", "oracle_psnr")
-    monkeypatch.setattr(spin.rewards.scoring, "SHARD_SIZE", 1)
-    run_prompt_set(params, "test")
-    run_generate(params, "test", "base")
-    judged: list[str] = []
+def opening(judged: list[str], killed_at: int | None = None) -> Callable[[Path], Any]:
+    """Open images and list them; killed when so many are listed."""
     original = spin.rewards.scoring.open_image
 
     def opened(path: Path) -> Any:
-        if len(judged) == 2:
+        if len(judged) == killed_at:
             raise KeyboardInterrupt
         judged.append(path.name)
         return original(path)
 
-    # Killed after two of four images; the scores of one of these are damaged.
+    return opened
+
+
+def test_scores_are_kept_until_they_are_recorded_and_a_killed_run_goes_on(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inside / "dvc.yaml").touch()
+    params = parameters(tiny_base, evaluate={"batch_size": 1}, prompt_sets={"test": {"images_per_prompt": 2}})
+    params = scored_by(params, "clip", "oracle_psnr")
+    monkeypatch.setattr(spin.rewards.scoring, "SHARD_SIZE", 1)
+    run_prompt_set(params, "test")
+    run_generate(params, "test", "base")
+    assert read_json(paths.SAMPLES / "test/base/protocol.json")["images_per_prompt"] == 2, (
+        "the set's own number"
+    )
+    judged: list[str] = []
+
+    # Killed after two of eight images; the scores and embedding of one of these are damaged.
     with monkeypatch.context() as patch:
-        patch.setattr(spin.rewards.scoring, "open_image", opened)
+        patch.setattr(spin.rewards.scoring, "open_image", opening(judged, killed_at=2))
         with pytest.raises(KeyboardInterrupt):
             run_score(params, "test", "base")
     assert not SCORES.exists()
     flip(next(Path(".spin/work").glob("score-test-base-*/shard-00001/scores.parquet")))
     with monkeypatch.context() as patch:
-        patch.setattr(
-            spin.rewards.scoring, "open_image", lambda path: (judged.append(path.name), original(path))[1]
-        )
+        patch.setattr(spin.rewards.scoring, "open_image", opening(judged))
         run_score(params, "test", "base")
-    assert [name[:5] for name in judged] == ["00000", "00001", "00001", "00002", "00003"]
+    again = [
+        "00000-0",
+        "00000-1",
+        "00000-1",
+        *(f"0000{prompt}-{image}" for prompt in (1, 2, 3) for image in (0, 1)),
+    ]
+    assert [name.removesuffix(".png") for name in judged] == again
+    assert (pd.read_parquet(SCORES / "scores.parquet").groupby("prompt_id")["diversity"].nunique() == 1).all()
     before = sha256_tree(SCORES)
 
     # DVC had no room: it removes both outputs and runs the stage again.
@@ -89,13 +104,16 @@ def test_scores_are_kept_until_they_are_recorded_and_a_killed_run_goes_on(
 
 @pytest.mark.slow
 def test_two_processes_score_what_one_does(inside: Path, tiny_base: Path) -> None:
-    raw = raw_parameters(tiny_base, tables={"average_of": ["aesthetic"]})
-    raw["scorers"] = {name: raw["scorers"][name] for name in ("aesthetic", "oracle_psnr")}
+    raw = raw_parameters(
+        tiny_base, tables={"average_of": ["clip"]}, prompt_sets={"test": {"images_per_prompt": 2}}
+    )
+    raw["scorers"] = {name: raw["scorers"][name] for name in ("clip", "oracle_psnr")}
     write_params(inside, raw)
     params = Params.model_validate(raw)
     run_prompt_set(params, "test")
     run_generate(params, "test", "base")
     run_score(params, "test", "base")
+    assert pd.read_parquet(SCORES / "scores.parquet")["diversity"].gt(0).all()
     before = sha256_tree(SCORES)
     shutil.rmtree(SCORES)
     launch(inside, "score", "--prompts", "test", "--name", "base")

@@ -26,7 +26,7 @@ def raw(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     given["data"] = {"kind": "none"}
     given |= {"iterations": {}, "baselines": {}}
     given["released"] = {"theirs": {"source": str(tmp_path / "other/base/unet"), "revision": None}}
-    given["prompt_sets"] = {"mine": {"prompts": "prompts.txt", "source": None}}
+    given["prompt_sets"] = {"mine": {"prompts": "prompts.txt", "source": None, "images_per_prompt": None}}
     given["evaluate"] |= {"models": ["base", "theirs"], "references": [], "prompt_sets": ["mine"]}
     given["scorers"] = {"aesthetic": {"source": "embedded"}}
     given["tables"] |= {"average_of": ["aesthetic"], "over": ["base"]}
@@ -56,7 +56,7 @@ def test_released_checkpoints_are_compared_without_training(raw: dict[str, objec
 
 
 def test_training_or_held_out_captions_need_data(raw: dict[str, object]) -> None:
-    raw["prompt_sets"] = {"mine": {"prompts": "test", "source": None}}
+    raw["prompt_sets"] = {"mine": {"prompts": "test", "source": None, "images_per_prompt": None}}
     Path("params.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(ParamsError, match=r"prompt_sets\.mine\.prompts must be a published set or a file"):
         load_params(Path("params.yaml"))

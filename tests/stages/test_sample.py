@@ -5,10 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spin.runtime.files import sha256_tree
+from spin.params.schema import Params
+from spin.runtime.files import read_json, sha256_tree
 from spin.stages.data import run_prompt_set
 from spin.stages.sample import run_generate, run_opponents
-from tests.stages.projects import parameters
+from spin.stages.score import run_reference
+from tests.stages.projects import parameters, raw_parameters
 
 
 def test_opponents_are_one_per_caption_and_reproducible(inside: Path, tiny_base: Path) -> None:
@@ -73,3 +75,17 @@ def test_images_drawn_before_a_kill_are_found_again(
     listed = pd.read_parquet(samples / "manifest.parquet")
     assert len(listed) == 4
     assert all((samples / image).is_file() for image in listed["image"])
+
+
+def test_a_level_has_one_image_a_prompt_whatever_the_models_draw(inside: Path, tiny_base: Path) -> None:
+    raw = raw_parameters(
+        tiny_base, prompt_sets={"test": {"images_per_prompt": 3}}, tables={"average_of": ["clip"]}
+    )
+    raw["scorers"] = {"clip": raw["scorers"]["clip"]}
+    params = Params.model_validate(raw)
+    run_prompt_set(params, "test")
+    run_reference(params, "test", "clean")
+    samples, scores = Path("outputs/samples/test/clean"), Path("outputs/scores/test/clean")
+    assert len(pd.read_parquet(samples / "manifest.parquet")) == 4
+    assert read_json(samples / "protocol.json")["images_per_prompt"] == 1
+    assert "diversity" not in read_json(scores / "summary.json"), "of copies it would be 0"

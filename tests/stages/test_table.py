@@ -77,6 +77,24 @@ def test_a_stage_depends_on_its_code_and_on_what_it_reads_and_on_nothing_else(st
     assert paths([*given["outs"], *given.get("metrics", [])]) == set(stage.makes)
 
 
+def test_another_number_of_images_of_a_prompt_set_draws_anew_and_fetches_no_prompts() -> None:
+    listed = {name: str(stage.get("params", "")) for name, stage in pipeline().items()}
+    own = [name for name, text in listed.items() if "prompt_sets.${" in text and ".images_per_prompt" in text]
+    assert own == ["generate", "continual"]
+    assert "'prompt_sets'" in listed["tables"], "which set chooses the champion"
+    assert "'prompt_sets'" in listed["register"]
+    assert "images_per_prompt" not in listed["reference"], "a level has one image a prompt"
+
+
+def test_mlflow_is_told_the_protocol_of_the_prompt_set() -> None:
+    params = load_params(ROOT / "profiles" / "toy.yaml")
+    shown = {name: STAGES["generate"].settings(params, Item("iter1", name)) for name in ("test", "val")}
+    assert {name: each["evaluate"]["images_per_prompt"] for name, each in shown.items()} == {
+        "test": 1,
+        "val": 2,
+    }
+
+
 @declared
 def test_a_stage_that_reaches_the_scorers_depends_on_the_embedded_ones(stage: Stage) -> None:
     reaches = "spin.rewards.weights" in code_of(stage.run)

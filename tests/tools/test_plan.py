@@ -10,7 +10,7 @@ from spin.errors import DataError
 from spin.models.flops import NetworkCost, build_denoiser, measure_networks
 from spin.params.schema import Params, load_params
 from spin.runtime.files import write_json
-from spin.tools.plan.counts import count_adapters, count_images
+from spin.tools.plan.counts import count_adapters, count_evaluated, count_images
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import CONFIGS
 from tests.models.tiny import ROOT
@@ -76,6 +76,13 @@ def test_all_earlier_iterates_draw_one_more_set_each_iteration() -> None:
     assert work_of(plan)["draw opponents"].images == 100 * (1 + 2 + 3)
 
 
+def test_a_prompt_set_counts_with_its_own_number_of_images() -> None:
+    assert count_evaluated(params()) == 256 * 1 + 72 * 2
+    assert count_evaluated(params(evaluate__images_per_prompt=3)) == 256 * 3 + 72 * 2
+    work = {item.name: item for item in make_plan(params(), COST, 512, 400, 0).work}
+    assert work["draw evaluation images"].images == 6 * 400
+
+
 def test_adapters_are_trained_and_stored_instead_of_the_network() -> None:
     lora = {"rank": 4, "alpha": 4.0, "targets": ["to_q"]}
     whole, low_rank = (
@@ -90,7 +97,7 @@ def test_nothing_is_held_for_training_where_nothing_trains() -> None:
     raw = params().model_dump()
     raw |= {"data": {"kind": "none"}, "iterations": {}, "baselines": {}}
     raw["released"] = {"other": {"source": "folder", "revision": None}}
-    raw["prompt_sets"] = {"gallery": {"prompts": "spin_figure2", "source": None}}
+    raw["prompt_sets"] = {"gallery": {"prompts": "spin_figure2", "source": None, "images_per_prompt": None}}
     raw["evaluate"] |= {"models": ["base", "other"], "references": [], "prompt_sets": ["gallery"]}
     raw["tables"]["over"] = ["base"]
     plan = make_plan(

@@ -147,6 +147,11 @@ def test_a_champion_drawn_anew_has_no_image_of_another_protocol(project: Path, t
         assert read_json(drawn / "summary.json")["protocol"]["guidance_scale"] == guidance
         found.append(pd.read_parquet(drawn / "scores.parquet")["aesthetic"].tolist())
     assert found[0] == found[2] != found[1]
+    asked = {"test": params.prompt_sets["test"].model_copy(update={"images_per_prompt": 2})}
+    drawn = _score_anew(params.model_copy(update={"prompt_sets": asked}), champion, "test")
+    twice = pd.read_parquet(drawn / "scores.parquet")["aesthetic"].tolist()
+    assert twice[::2] == pytest.approx(found[0], abs=0.01), "the set's own number, the same first images"
+    assert len(twice) == 4
 
 
 def test_what_cannot_be_compared_never_shares_a_registered_model(project: Path, tiny_base: Path) -> None:

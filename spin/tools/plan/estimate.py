@@ -90,10 +90,11 @@ def make_plan(params: Params, cost: NetworkCost, counts: Counts) -> Plan:
     trainable = counts.adapters if params.training.lora else cost.parameters
     if not params.iterations and not params.baselines:
         trainable = 0  # published checkpoints are only evaluated
-    prompts = sum(counts.prompts[name] for name in params.evaluate.prompt_sets)
-    of_each = prompts * params.evaluate.images_per_prompt
+    sets = {name: counts.prompts[name] for name in params.evaluate.prompt_sets}
+    of_each = sum(prompts * params.evaluate_on(name).images_per_prompt for name, prompts in sets.items())
     compared = len(params.evaluate.models) * of_each
-    rendered = len(params.evaluate.references) * of_each  # levels: drawn by nobody, and scored like any
+    # Levels: drawn by nobody, an image a prompt, and scored like any.
+    rendered = len(params.evaluate.references) * sum(sets.values())
     work = [
         Work("encode images", counts.encoded, 0, counts.encoded * ways(params) * cost.encode),
         *_opponents(params, cost, counts.images),
@@ -189,7 +190,7 @@ def _continual_images(params: Params, counts: Counts, name: str) -> int:
     """The common start, and every so many updates of either path."""
     chosen = params.continual[name]
     points = 1 + 2 * (params.iterations[chosen.next].num_steps // chosen.every)
-    return points * counts.prompts[chosen.prompts] * params.evaluate.images_per_prompt
+    return points * counts.prompts[chosen.prompts] * params.evaluate_on(chosen.prompts).images_per_prompt
 
 
 def _drawn(params: Params, cost: NetworkCost, label: str, images: int) -> Work:
