@@ -10,7 +10,7 @@ from spin.errors import DataError
 from spin.models.flops import NetworkCost, build_denoiser, measure_networks
 from spin.params.schema import Params, load_params
 from spin.runtime.files import write_json
-from spin.tools.plan.counts import count_adapters, count_evaluated, count_images
+from spin.tools.plan.counts import count_adapters, count_images, count_prompts
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import CONFIGS
 from tests.models.tiny import ROOT
@@ -77,10 +77,10 @@ def test_all_earlier_iterates_draw_one_more_set_each_iteration() -> None:
 
 
 def test_a_prompt_set_counts_with_its_own_number_of_images() -> None:
-    assert count_evaluated(params()) == 256 * 1 + 72 * 2
-    assert count_evaluated(params(evaluate__images_per_prompt=3)) == 256 * 3 + 72 * 2
-    work = {item.name: item for item in make_plan(params(), COST, 512, 400, 0).work}
-    assert work["draw evaluation images"].images == 6 * 400
+    assert count_prompts(params()) == {"test": 256, "val": 72}
+    for images in (1, 3):
+        work = work_of(make_plan(params(evaluate__images_per_prompt=images), COST, counts()))
+        assert work["draw evaluation images"].images == 6 * (256 * images + 72 * 2)
 
 
 def test_adapters_are_trained_and_stored_instead_of_the_network() -> None:

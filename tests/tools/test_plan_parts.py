@@ -22,7 +22,8 @@ from tests.tools.planned import COST, counts, params, work_of
 def with_comparison() -> dict[str, Any]:
     """The embedded profile with a comparison on the validation prompts, every 16 of 64 updates."""
     raw = params().model_dump()
-    raw["prompt_sets"]["val"] = {"prompts": "val", "source": None}
+    raw["prompt_sets"]["val"]["images_per_prompt"] = None
+    raw["evaluate"]["prompt_sets"] = ["test"]
     raw["continual"] = {"f5": {"finished": "iter1", "next": "iter2", "every": 16, "prompts": "val"}}
     return raw
 
@@ -50,8 +51,9 @@ def test_mirrored_images_are_encoded_twice_and_decoded_once() -> None:
 def test_every_scorer_sees_every_image_of_models_and_levels() -> None:
     plan = make_plan(params(), COST, counts(scorers={"pickscore": 0.125, "mine": None, "oracle_psnr": 0.0}))
     scored = work_of(plan)["score by pickscore"]
-    assert scored.images == (6 + 1) * 256, "six models, and the ceiling"
-    assert scored.tflop == 0.125 * 7 * 256
+    images = 6 * (256 + 2 * 72) + 256 + 72
+    assert scored.images == images, "six models, and the ceiling with an image a prompt"
+    assert scored.tflop == 0.125 * images
     assert scored.fp32
     assert scored.forwards == 0
     assert not {"score by mine", "score by oracle_psnr"} & work_of(plan).keys()
