@@ -28,6 +28,8 @@ SMALL: dict[str, Any] = {
     },
     "tables": {"over": ["base"], "bootstrap_samples": 200, "grid_prompts": 2},
 }
+END_SECONDS = 45.0
+"""A worker gives its runs 30 s to end."""
 STEPS = 24
 """Updates of an iteration."""
 COMMANDS = {
@@ -90,6 +92,15 @@ def playing(
     try:
         yield process
     finally:
+        end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a game as a shell would, and what does not end by that, by force: a flow whose server was killed goes on asking."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 

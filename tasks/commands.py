@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from tasks.locks import mend_torn_list
 from tasks.process import Exit, run
 from tasks.project import BUSY_PATIENCE, Project
 
@@ -31,6 +32,7 @@ def dvc(
     started = time.monotonic()
     pause = 0.5
     while True:
+        mend_torn_list(project.root)
         with project.command():
             ended = run(command, project.root, partial(_pass_on, on_line), timeout)
         if not _is_busy(ended) or time.monotonic() - started > BUSY_PATIENCE:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import networkx as nx
 
+from tasks.locks import mend_torn_list
+
 T = TypeVar("T")
 
 BUSY_PATIENCE = 600.0
@@ -123,6 +125,7 @@ class Project:
     def _ask(self, question: Callable[[Any], T]) -> T:
         """Put a question to DVC's index, with patience while another process holds DVC's locks."""
         from dvc.lock import LockError
+        from dvc.rwlock import RWLockFileCorruptedError
 
         deadline = time.monotonic() + BUSY_PATIENCE
         pause = 0.05
@@ -135,6 +138,10 @@ class Project:
             except LockError:
                 if time.monotonic() > deadline and not self._commands:
                     raise
+            except RWLockFileCorruptedError:
+                if time.monotonic() > deadline:
+                    raise
+                mend_torn_list(self.root)
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 

@@ -48,6 +48,9 @@ PAIR_SCHEMA = pa.schema(
 PROMPT_COLUMNS = ["prompt_id", "prompt", "category"]
 CLUSTER = "cluster"
 """A column of the prompts that share something, such as two objects or a user: they are no independent sample."""
+CHALLENGE = "challenge"
+"""A column of what is hard about a prompt, as PartiPrompts has beside its category."""
+FURTHER_COLUMNS = [CLUSTER, CHALLENGE]
 GEOMETRY = ["original_height", "original_width", "crop_top", "crop_left", "height", "width"]
 """Columns of the manifest, in the order of SDXL's time ids (Podell et al. 2023, arXiv:2307.01952, section 2.2)."""
 
@@ -112,7 +115,7 @@ def pair_row(identifier: str, winner: dict[str, Any], loser: dict[str, Any]) -> 
 
 
 def write_prompts(root: Path, prompts: Mapping[str, Sequence[tuple[str, ...]]]) -> None:
-    """Write the prompt sets: split -> (prompt, category), or (prompt, category, cluster), in order."""
+    """Write the prompt sets: split -> (prompt, category), perhaps with cluster and challenge, in order."""
     (root / "prompts").mkdir(exist_ok=True)
     for split, rows in prompts.items():
         named = [(f"{split}-{index:05d}", *row) for index, row in enumerate(rows)]
@@ -121,15 +124,15 @@ def write_prompts(root: Path, prompts: Mapping[str, Sequence[tuple[str, ...]]]) 
 
 
 def prompt_frame(rows: Sequence[tuple[str, ...]]) -> pd.DataFrame:
-    """Make a table of prompts of rows (prompt_id, prompt, category), or of these and the cluster."""
-    columns = [*PROMPT_COLUMNS, CLUSTER]
+    """Make a table of prompts of rows (prompt_id, prompt, category), or of these and the first of `FURTHER_COLUMNS`."""
+    columns = [*PROMPT_COLUMNS, *FURTHER_COLUMNS]
     return pd.DataFrame(rows, columns=columns[: len(rows[0]) if rows else len(PROMPT_COLUMNS)])
 
 
 def read_prompt_table(path: Path) -> pd.DataFrame:
-    """Read a table of prompts: `PROMPT_COLUMNS`, and `CLUSTER` if it has that; `FileError` if it lacks one of the first."""
-    clustered = CLUSTER in read_parquet(path)
-    return read_parquet(path, [*PROMPT_COLUMNS, CLUSTER] if clustered else PROMPT_COLUMNS)
+    """Read a table of prompts: `PROMPT_COLUMNS`, and the further ones it has; `FileError` if it lacks one of the first."""
+    found = read_parquet(path)
+    return read_parquet(path, [*PROMPT_COLUMNS, *(name for name in FURTHER_COLUMNS if name in found)])
 
 
 def read_manifest(root: Path, split: str = "train") -> pd.DataFrame:

@@ -22,8 +22,8 @@ from spin.runtime.files import read_json, read_parquet, write_json
 
 FEW = 10
 """Up to so many prompts each gets a column of its own."""
-COLUMNS = ["category", "model", "scorer", "n", "mean", "low", "high", "win_rate", "win_low", "win_high"]
-CATEGORIES = "categories.csv"
+COLUMNS = ["group", "model", "scorer", "n", "mean", "low", "high", "win_rate", "win_low", "win_high"]
+GROUPS = {"category": "categories.csv", "challenge": "challenges.csv"}
 BREAKDOWNS = "breakdowns.json"
 """All of them, for the report."""
 _NUMBERS = ("value", "low", "high")
@@ -34,11 +34,11 @@ def write_breakdowns(
 ) -> None:
     """Write into `folder` whichever of the breakdowns the prompt set has: nothing for one without categories."""
     shown: list[Table] = []
-    names = sorted({name for name in results.categories if name})
-    if len(names) > 1:
-        frame = measure_categories(results, tables, seed)
-        frame.to_csv(folder / CATEGORIES, index=False)
-        shown += category_tables(frame, summary)
+    for kind, groups in (("category", results.categories), ("challenge", results.challenges)):
+        if len({name for name in groups if name}) > 1:
+            frame = measure_groups(results, groups, tables, seed)
+            frame.rename(columns={"group": kind}).to_csv(folder / GROUPS[kind], index=False)
+            shown += group_tables(frame, kind, summary)
     frames = {model: read_parquet(scores / model / "scores.parquet") for model in results.models}
     if is_benchmark(frames[results.models[0]]):
         for scorer in (name for name in results.scorers if name.startswith("hps")):
@@ -67,15 +67,15 @@ def _as_record(table: Table) -> dict[str, Any]:
     return {**record, "frame": frame.where(frame.notna(), None).to_dict("list")}
 
 
-def measure_categories(results: Results, tables: TableParams, seed: int) -> pd.DataFrame:
-    """Mean, and winning rate over the base, of every model and scorer within each category, with intervals.
+def measure_groups(results: Results, groups: Sequence[str], tables: TableParams, seed: int) -> pd.DataFrame:
+    """Mean, and winning rate over the base, of every model and scorer within each group of prompts, with intervals.
 
-    The winning rate of `average` is the mean of those over `tables.average_of`, as in the whole.
+    `groups` names the group of each prompt, such as its category. The winning rate of `average` is the mean of those over `tables.average_of`, as in the whole.
     """
-    of_prompt, together = np.array(results.categories), np.array(results.clusters)
+    of_prompt, together = np.array(groups), np.array(results.clusters)
     rows = []
-    for category in sorted(set(results.categories)):
-        inside = of_prompt == category
+    for group in sorted(set(groups)):
+        inside = of_prompt == group
         resampled = resample(cluster_codes(together[inside]), tables.bootstrap_samples, seed)
         for model in (*results.models, *results.references):
             values = results.of(model)[inside]
@@ -84,36 +84,36 @@ def measure_categories(results: Results, tables: TableParams, seed: int) -> pd.D
             rates = winning_intervals(won, resampled.clusters, tables.confidence)
             for column, scorer in enumerate(results.scorers):
                 mean, rate = values[:, column].mean(), won[:, column].mean()
-                key = category or "none", model, scorer, len(values)
+                key = group or "none", model, scorer, len(values)
                 rows.append((*key, mean, *means[column], rate, *rates[column]))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def category_tables(frame: pd.DataFrame, summary: dict[str, Any]) -> list[Table]:
-    """Lay out the Average by category: winning rate over the base, and mean."""
+def group_tables(frame: pd.DataFrame, kind: str, summary: dict[str, Any]) -> list[Table]:
+    """Lay out the Average by group, a `kind` such as category: winning rate over the base, and mean."""
     average = frame[frame["scorer"] == AVERAGE]
-    labels = average["category"] + " (" + average["n"].astype(str) + ")"
+    labels = average["group"] + " (" + average["n"].astype(str) + ")"
     shown = average.assign(scorer=labels)
     over = shown[shown["model"] != "base"]
     over = over.assign(**{to: 100 * over[of] for to, of in _RATES.items()})
     notes = [
         protocol_line(summary),
         scorers_line(summary),
-        f"In brackets: the prompts of a category; fewer than {FEWEST} decide nothing.",
+        f"In brackets: the prompts of a {kind}; fewer than {FEWEST} decide nothing.",
     ]
     references: Sequence[str] = summary["references"]
     return [
         Table(
-            "winrate_over_base_by_category",
-            "Average winning rate over Base by category (%)",
+            f"winrate_over_base_by_{kind}",
+            f"Average winning rate over Base by {kind} (%)",
             over,
             references,
             [],
             [*notes, "Ties count half."],
         ),
         Table(
-            "mean_by_category",
-            "Average score by category",
+            f"mean_by_{kind}",
+            f"Average score by {kind}",
             shown.rename(columns={"mean": "value"}),
             references,
             [],

@@ -51,9 +51,16 @@ def enough(num_prompts: int) -> bool:
 
 
 def choosing_set(params: Params) -> str:
-    """The prompt set that chooses the champion: the first evaluated one held out for it, else the main one."""
+    """The prompt set that chooses the champion: the first evaluated one held out for it, else the main one.
+
+    Validation captions that are too few to decide anything do not take the choice from a main set that has more.
+    """
+    few = not enough(getattr(params.data, "num_val", FEWEST))
     held_out = (
-        name for name in params.evaluate.prompt_sets if params.prompt_sets[name].prompts in HELD_OUT_TO_CHOOSE
+        name
+        for name in params.evaluate.prompt_sets
+        if params.prompt_sets[name].prompts in HELD_OUT_TO_CHOOSE
+        and not (few and params.prompt_sets[name].prompts == "val")
     )
     return next(held_out, params.evaluate.main_prompt_set)
 

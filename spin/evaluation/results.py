@@ -34,6 +34,8 @@ class Results:
     """Their texts, in the same order."""
     categories: tuple[str, ...]
     """Their categories; empty where the prompt set has none."""
+    challenges: tuple[str, ...]
+    """What is hard about each, as PartiPrompts says; empty where the prompt set does not."""
     clusters: tuple[str, ...]
     """What they share, such as two objects or a user; a prompt that shares nothing has its own."""
     scores: Floats
@@ -92,6 +94,7 @@ def load_results(params: Params, scores: Path, references: Sequence[str] = ()) -
         prompt_ids=tuple(asked["prompt_id"]),
         prompts=tuple(asked["prompt"]),
         categories=tuple(asked["category"].fillna("").astype(str)),
+        challenges=tuple(asked["challenge"].fillna("").astype(str)),
         clusters=tuple(clusters_of(asked)),
         scores=np.stack(reduced),
         protocol=protocol,
@@ -114,7 +117,7 @@ def _read_frame(folder: Path, scorers: tuple[str, ...]) -> pd.DataFrame:
     if frame.empty or frame.duplicated(KEYS).any():
         what = "no rows" if frame.empty else "an image twice"
         raise EvaluationError(f"{path} must have one row per image, got {what}; score that model again.")
-    for name, absent in (("flagged", False), ("category", "")):
+    for name, absent in (("flagged", False), ("category", ""), ("challenge", "")):
         if name not in frame:
             frame[name] = absent
     if frame["flagged"].isna().any():

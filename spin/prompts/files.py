@@ -1,7 +1,7 @@
 """Reading prompts from files as people have them: .txt, .csv, .tsv, .parquet, .json, .jsonl."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from spin.runtime.csv_rows import csv_header, csv_rows
 PROMPT_NAMES = ("prompt", "caption", "text")
 """Columns that hold the prompt, whatever their case; the first that is there."""
 Row = tuple[str, ...]
-"""(prompt, category), the category empty where the file has none; in a file with clusters (prompt, category, cluster)."""
+"""(prompt, category), the category empty where the file has none; where there are such, also cluster, and challenge."""
 CLUSTER_NAMES = ("cluster", "user_id")
 """Columns that say which prompts share something; `user_id` is Pick-a-Pic's."""
 
@@ -22,7 +22,7 @@ def read_rows(path: Path) -> list[Row]:
     """Read a file of prompts, in its order. Raises `DataError` if it is missing, torn, empty or has an empty prompt.
 
     .txt: one prompt a line. .json: a list of texts or of objects. .csv and .tsv with the usual quoting, .parquet
-    and .jsonl: a column prompt (or caption, or text), and category and cluster (or user_id) if there are such.
+    and .jsonl: a column prompt (or caption, or text), and category, cluster (or user_id) and challenge if there are such.
     """
     if not path.is_file():
         raise DataError(f"{path} must be a file of prompts, but there is none; correct the path.")
@@ -49,14 +49,14 @@ def checked(rows: Sequence[tuple[Any, ...]], origin: str) -> list[Row]:
                 f"{origin} must have a prompt in every row, but row {number} is empty; write one or delete the row."
             )
     return [
-        (prompt, category if isinstance(category, str) else "", *map(_named, cluster))
-        for prompt, category, *cluster in rows
+        (prompt, category if isinstance(category, str) else "", *map(_named, further))
+        for prompt, category, *further in rows
     ]
 
 
-def _named(cluster: Any) -> str:
-    """A cluster's name, a user's number as it is; empty where there is none."""
-    return "" if cluster is None or cluster != cluster else str(cluster)
+def _named(value: Any) -> str:
+    """The name of a cluster or challenge, a user's number as it is; empty where there is none."""
+    return "" if value is None or value != value else str(value)
 
 
 def _read_text(path: Path) -> list[Row]:
@@ -96,8 +96,10 @@ def from_frame(frame: pd.DataFrame) -> list[Row]:
         found = ", ".join(map(str, frame.columns)) or "none"
         raise ValueError(f"it needs a column prompt, caption or text, found {found}")
     category = frame[columns["category"]] if "category" in columns else [""] * len(frame)
-    cluster = [frame[columns[name]] for name in CLUSTER_NAMES if name in columns][:1]
-    return list(zip(frame[named], category, *cluster, strict=True))
+    further: Sequence[Iterable[Any]] = [frame[columns[name]] for name in CLUSTER_NAMES if name in columns][:1]
+    if "challenge" in columns:
+        further = [*(further or [[""] * len(frame)]), frame[columns["challenge"]]]
+    return list(zip(frame[named], category, *further, strict=True))
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {

@@ -64,7 +64,7 @@ def _pick_a_pic(split: str) -> list[Row]:
 
 
 def _parti() -> list[Row]:
-    return _from_hub("nateraw/parti-prompts", "train", "Prompt", "Category")
+    return _from_hub("nateraw/parti-prompts", "train", "Prompt", "Category", challenge="Challenge")
 
 
 def _hps() -> list[Row]:
@@ -94,18 +94,29 @@ def _from_hub(
     prompt: str,
     category: str | None,
     cluster: str | None = None,
+    challenge: str | None = None,
     **reading: list[str],
 ) -> list[Row]:
-    """Read the columns `prompt`, `category` and `cluster` of a data set on the hub, in its order."""
+    """Read the columns `prompt`, `category`, `cluster` and `challenge` of a data set on the hub, in its order."""
     from datasets import load_dataset
 
     try:
         rows = list(load_dataset(repository, split=split, streaming=True, **reading))
     except Exception as error:  # as above
         raise _unreachable(repository, error) from None
-    also = [] if cluster is None else [cluster]
+    further = (
+        []
+        if (cluster, challenge) == (None, None)
+        else [cluster]
+        if challenge is None
+        else [cluster, challenge]
+    )
     told = [
-        (row[prompt], "" if category is None else row[category], *(row[name] for name in also))
+        (
+            row[prompt],
+            "" if category is None else row[category],
+            *(row[name] if name else "" for name in further),
+        )
         for row in rows
     ]
     return checked(told, repository)

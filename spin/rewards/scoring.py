@@ -73,7 +73,7 @@ def score_folder(
     scored = scored if embedder is None else with_diversity(scored)
     names = [scorer.name for scorer in scorers]
     with replacing_dir(out, sums=False) as folder:  # two outputs: a list would be a third
-        shared = [name for name in ("cluster",) if name in scored]  # by prompts, where they do
+        shared = [name for name in ("cluster", "challenge") if name in scored]  # by prompts, where they do
         measured = [name for name in (DIVERSITY,) if name in scored]
         table = scored[[*KEYS, *shared, *names, "flagged", *measured]]
         write_parquet(folder / "scores.parquet", table, sealed_for=out / "scores.parquet")

@@ -39,6 +39,20 @@ def test_categories_add_up_to_the_whole(scores: Path, tmp_path: Path) -> None:
     assert r"Arts \& Co (16)" in latex
 
 
+def test_challenges_are_a_breakdown_of_their_own_beside_categories(scores: Path, tmp_path: Path) -> None:
+    for model in LEVEL:
+        frame = score_frame(model, 24).assign(category=["Animals"] * 8 + ["Arts & Co"] * 16)
+        write_scores(scores / model, frame.assign(challenge=["Basic", "Quantity"] * 12))
+    write_tables(params(), scores, tmp_path / "tables", ["clean"])
+    frame = pd.read_csv(tmp_path / "tables" / "challenges.csv").set_index(["challenge", "model", "scorer"])
+    basic = [score_frame(model, 24)["hps"][::2] for model in ("iter1", "base")]
+    assert frame.loc[("Basic", "iter1", "hps"), "win_rate"] == pytest.approx((basic[0] > basic[1]).mean())
+    assert (
+        "| Model | Basic (12) | Quantity (12) |" in (tmp_path / "tables" / "mean_by_challenge.md").read_text()
+    )
+    assert (tmp_path / "tables" / "mean_by_category.md").is_file()
+
+
 def test_few_prompts_get_a_column_each_and_no_interval(tmp_path: Path) -> None:
     write_run(tmp_path / "scores", 3)
     write_tables(params(), tmp_path / "scores", tmp_path / "tables")

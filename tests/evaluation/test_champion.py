@@ -99,6 +99,9 @@ def with_iterations(names: list[str]) -> Params:
 def test_validation_prompts_choose_where_a_run_evaluates_them() -> None:
     assert choosing_set(params()) == "test"
     assert choosing_set(with_validation()) == "val"
+    few = with_validation().model_dump()
+    few["data"]["num_val"] = FEWEST - 1
+    assert choosing_set(Params.model_validate(few)) == "test", "prompts that decide nothing do not choose"
     assert candidates(params()) == THREE
 
 

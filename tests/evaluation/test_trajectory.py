@@ -29,7 +29,7 @@ def results(gains: dict[str, float], num_prompts: int = 200) -> Results:
     ids = tuple(f"p{number:03d}" for number in range(num_prompts))
     return Results(
         models=MODELS, references=(), scorers=("hps", "average"), prompt_ids=ids, prompts=ids,
-        categories=("",) * num_prompts, clusters=ids, scores=np.stack([np.repeat(each, 2, 1) for each in scores]),
+        categories=("",) * num_prompts, challenges=("",) * num_prompts, clusters=ids, scores=np.stack([np.repeat(each, 2, 1) for each in scores]),
         protocol={}, versions={}, flagged=0,
     )  # fmt: skip
 

@@ -33,7 +33,9 @@ def hps(tmp_path: Path) -> Path:
 
 def test_the_real_parti_prompts_are_1632_category_by_category(parti: Path) -> None:
     prompts = load_prompt_set("parti_prompts", parti)
-    assert list(prompts) == ["prompt_id", "prompt", "category"]
+    assert list(prompts) == ["prompt_id", "prompt", "category", "cluster", "challenge"]
+    assert set(prompts["cluster"]) == {""}, "each prompt is a sample of its own"
+    assert prompts["challenge"].nunique() == 11
     assert len(prompts) == 1632
     assert count_by_category(prompts) == PARTI_CATEGORIES
     assert sum(PARTI_CATEGORIES.values()) == 1632

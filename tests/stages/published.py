@@ -73,7 +73,7 @@ def _write_parti(path: Path) -> None:
         writer.writerow(["Prompt", "Category", "Challenge", "Note"])
         for index, category in enumerate(PARTI_CATEGORIES):
             prompt = FIGURE_11[index % len(FIGURE_11)]
-            writer.writerow([f'{prompt}, "number {index}"', category, "Basic", ""])
+            writer.writerow([f'{prompt}, "number {index}"', category, ("Basic", "Quantity")[index % 2], ""])
 
 
 def profile() -> dict[str, Any]:

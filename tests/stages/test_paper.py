@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from accelerate.state import AcceleratorState
 
 from spin.data.manifest import read_manifest, read_pairs
 from spin.evaluation.champion import choosing_set
@@ -45,6 +46,7 @@ TABLES = {
     "table 5": ("figure2/prompts_aesthetic", MODELS, ["a very cute boy", *FIGURE_2[1:]]),
     "table 7": ("parti/mean", MODELS, SCORERS),
     "table 8": ("parti/median", MODELS, SCORERS),
+    "tables 7 and 8, by challenge": ("parti/mean_by_challenge", MODELS, ["Basic", "Quantity"]),
     "table 9": ("hps/mean", MODELS, SCORERS),
     "table 9, medians": ("hps/median", MODELS, SCORERS),
     "table 9, by style": ("hps/styles_hps", MODELS, [*HPS_STYLES, "overall"]),
@@ -76,6 +78,7 @@ FIGURES = {
 def finished(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which every stage of the profile has run, one after the other in this process."""
     folder = tmp_path_factory.mktemp("paper")
+    AcceleratorState._reset_state()  # accelerate's precision is per process, and other tests have another
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shrink_published_sets(patch)
@@ -84,6 +87,7 @@ def finished(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         )  # loaded once, not 60 times
         run_all(Params.model_validate(small_profile(write_hub(folder / "hub", tiny_base))))
         yield folder / "outputs"
+    AcceleratorState._reset_state()
 
 
 def run_all(params: Params) -> None:

@@ -15,6 +15,7 @@ pytest.importorskip("dvc")
 from spin.errors import FileError
 from spin.runtime.provenance import recorded_outputs
 from tasks import process, stage
+from tasks.locks import mend_torn_list
 from tasks.project import Project, TornProjectError
 
 MakeProject = Callable[[str], Path]
@@ -172,3 +173,29 @@ def test_a_torn_lock_is_one_sentence_with_the_way_out(dvc_project: MakeProject) 
         assert "\n" not in str(refused.value)
         with pytest.raises(FileError, match=r"dvc\.lock must read .* `git checkout dvc\.lock`"):
             recorded_outputs(root)
+
+
+@pytest.mark.parametrize("torn", ["", '{"write": {"a'])
+def test_dvcs_torn_list_of_readers_and_writers_holds_nothing_up(dvc_project: MakeProject, torn: str) -> None:
+    root = dvc_project("stages:\n  data: {cmd: echo made > out, outs: [out]}\n")
+    project, listed = Project(root), root / ".dvc" / "tmp" / "rwlock"
+    assert stage.reproduce("data", project, print).ran
+    listed.write_text(torn)
+    assert not project.is_stale("data"), "a question of the flow"
+    (root / "out").unlink()
+    (root / "dvc.lock").unlink()
+    listed.write_text(torn)
+    stage.reproduce("data", project, print)  # a command
+    assert (root / "out").is_file()
+
+
+def test_a_list_that_reads_is_left_as_it_is(dvc_project: MakeProject) -> None:
+    root = dvc_project("stages:\n  data: {cmd: echo made > out, outs: [out]}\n")
+    listed = root / ".dvc" / "tmp" / "rwlock"
+    assert not mend_torn_list(root), "none is there yet"
+    listed.write_text('{"read": {}, "write": {"/a": {"pid": 1, "cmd": "dvc"}}}')
+    assert not mend_torn_list(root)
+    assert listed.is_file()
+    listed.write_text("[")
+    assert mend_torn_list(root)
+    assert not listed.exists()

@@ -1,0 +1,37 @@
+"""DVC's list of which process reads and writes what, made readable again after a kill.
+
+DVC writes `.dvc/tmp/rwlock` in place. A kill in that moment leaves it torn, and DVC then refuses everything, for ever:
+it takes out the entries of dead processes, but only from a list that it can read.
+"""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+
+def mend_torn_list(root: Path) -> bool:
+    """Remove the list of the project at `root` if it is torn; returns whether it was.
+
+    Under DVC's own guard of the list, so that one which is just being written is not taken for torn. What other
+    processes had entered is forgotten with it; DVC's lock of the whole project still keeps them apart.
+    """
+    from dvc.lock import LockError, make_lock
+
+    folder = root / ".dvc" / "tmp"
+    listed = folder / "rwlock"
+    if _is_whole(listed):
+        return False
+    with suppress(LockError), make_lock(str(folder / "rwlock.lock"), tmp_dir=str(folder)):
+        if not _is_whole(listed):
+            listed.unlink()
+            return True
+    return False
+
+
+def _is_whole(listed: Path) -> bool:
+    try:
+        return isinstance(json.loads(listed.read_text(encoding="utf-8")), dict)
+    except FileNotFoundError:
+        return True
+    except ValueError:
+        return False
