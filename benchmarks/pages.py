@@ -93,9 +93,10 @@ def listed(claims: dict[str, bool]) -> str:
 
 def results(study: dict[str, Any], record: Path, outputs: Path) -> dict[str, str]:
     """The blocks of docs/results.md."""
-    tables = ("head_to_head", "winrate_over_base", "winrate_over_dpo", "gap_closed", "mean")
+    of_test = ("head_to_head", "winrate_over_base", "winrate_over_dpo", "gap_closed", "mean")
+    tables = (*(f"test/{name}" for name in of_test), "val/diversity")
     demo = revision_line(outputs.resolve().parent)
-    shown = "\n".join((outputs / f"tables/test/{name}.md").read_text("utf-8") for name in tables)
+    shown = "\n".join((outputs / f"tables/{name}.md").read_text("utf-8") for name in tables)
     text = (
         record.with_suffix(".md")
         .read_text("utf-8")
