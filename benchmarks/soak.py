@@ -26,7 +26,8 @@ from spin.tracking.connection import connected
 from tasks.locks import mend_torn_list
 
 END_SECONDS = 15.0
-"""Longest time that anything of a killed run may go on."""
+"""After a kill a game may go on for so long, with what the kill did not hold up; then it is ended. All of a flow or a worker
+must be gone after six times that."""
 VICTIMS = {
     "repro": ("stage", "work", "dvc", "window"),
     "flow": ("stage", "work", "dvc", "window", "engine", "server"),
@@ -59,7 +60,10 @@ def wait_for(happened: Callable[[], bool], process: "subprocess.Popen[bytes]", s
 def kill_one(folder: Path, process: "subprocess.Popen[bytes]", victim: str, rng: random.Random) -> bool:
     """Kill a `victim` at a random moment of the game; False if the game ended before."""
     work = folder / ".spin" / "work"
-    before = {file: file.stat().st_mtime_ns for file in work.rglob("*") if file.is_file()}
+    before = {}
+    for file in work.rglob("*"):
+        with suppress(FileNotFoundError):  # removed while it was looked at
+            before[file] = file.stat().st_mtime_ns
 
     def worked() -> bool:
         return any(
@@ -105,8 +109,8 @@ def wait_for_the_end(folder: Path, process: "subprocess.Popen[bytes]", of_everyt
     return time.monotonic() - started
 
 
-def check_game(folder: Path, expected: dict[str, str]) -> None:
-    """Every output as in the unbroken game; in MLflow every update of each iteration once."""
+def check_game(folder: Path, expected: dict[str, str], since: float) -> None:
+    """Every output as in the unbroken game; in MLflow every update of each iteration once, told since the game began."""
     made = outputs_of(folder)
     different = sorted(name for name in made.keys() | expected.keys() if made.get(name) != expected.get(name))
     if different:
@@ -118,7 +122,10 @@ def check_game(folder: Path, expected: dict[str, str]) -> None:
         for name in ("iter1", "iter2"):
             steps = pd.read_csv(folder / "outputs" / "curves" / f"{name}.csv")["step"].tolist()
             where = f"tags.`spin.stage` = 'train@{name}' and attributes.status = 'FINISHED'"
+            where += f" and attributes.start_time >= {round(1000 * since)}"
             told = client.search_runs([experiment], where, order_by=["attributes.start_time DESC"])
+            if not told:
+                raise SystemExit(f"MLflow has no finished run of {name} in this game")
             history = client.get_metric_history(told[0].info.run_id, "loss")
             if sorted(point.step for point in history) != steps:
                 raise SystemExit(
@@ -147,35 +154,52 @@ def play_and_kill(
 ) -> dict[str, Any]:
     """Play and kill until there were enough kills. What has been is kept beside the folder: a soak that ends goes on."""
     kept = folder.parent / "state.json"
-    told: dict[str, Any] = (
-        read_json(kept) if kept.is_file() else {"kills": {}, "endings": [], "games": 0, "mended": 0}
-    )
+    new: dict[str, Any] = {
+        "kills": {},
+        "endings": [],
+        "plays": 0,
+        "games": 0,
+        "mended": 0,
+        "since": time.time(),
+    }
+    told = read_json(kept) if kept.is_file() else new
     while sum(told["kills"].values()) < kills:
-        rng = random.Random(f"{seed} {len(told['endings'])}")
+        rng = random.Random(f"{seed} {told['plays']}")
         way = rng.choice(list(VICTIMS))
         victim = rng.choice(VICTIMS[way])
+        told["plays"] += 1
         told["mended"] += way == "repro" and mend_torn_list(folder)  # as DVC's message tells the user
+        left_over = bool(running(folder))  # a stage whose dvc was killed, which nobody ends
         with playing(folder, way, log, server if way == "worker" else None) as process:
-            if kill_one(folder, process, victim, rng):
+            killed = kill_one(folder, process, victim, rng)
+            if killed:
                 name = f"{way}: {victim}"
                 told["kills"][name] = told["kills"].get(name, 0) + 1
+            elif process.poll() and not left_over:
+                raise SystemExit(
+                    f"nothing was killed, but {way} ended with {process.returncode}; {log} says why"
+                )
             ended_well = process.poll() == 0
             seconds = wait_for_the_end(folder, process, of_everything=way != "repro" or ended_well)
             ended_well = ended_well or process.returncode == 0
-        told["endings"].append(seconds)
+        if way != "repro":
+            told["endings"].append(seconds)
         print(
-            f"{sum(told['kills'].values())} kills, the last: {way}, {victim}; all ended after {seconds:.1f} s",
+            f"{sum(told['kills'].values())} kills, the last: {way}, {victim if killed else 'nobody'}; "
+            f"all ended after {seconds:.1f} s",
             flush=True,
         )
         if ended_well:
             wait_for_the_end(folder, process, of_everything=True)
-            check_game(folder, expected)
-            told["games"] += 1
+            check_game(folder, expected, told["since"])
             forget(folder)
+            told |= {"games": told["games"] + 1, "since": time.time()}
         write_json(kept, told)
+    while running(folder):  # a stage that nobody ended
+        time.sleep(0.5)
     mend_torn_list(folder)
     play_to_the_end(folder, "flow", log)
-    check_game(folder, expected)
+    check_game(folder, expected, told["since"])
     return {**told, "games": told["games"] + 1}
 
 

@@ -17,7 +17,7 @@ CHATTER = re.compile(
 )
 """What DVC says around a stage."""
 STAGE_EXIT = re.compile(r"exited with (-?\d+)")
-_BUSY = re.compile(r"is busy|Unable to acquire lock")
+_BUSY = re.compile(r"is busy|Unable to acquire lock|Unable to read RWLock-file")
 
 
 def dvc(

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from spin.errors import EvaluationError
 from spin.evaluation.champion import FEWEST, enough
 from spin.evaluation.intervals import mean_intervals
 from spin.evaluation.labels import AVERAGE, average_last, scorer_label
@@ -33,7 +34,7 @@ def curve_of(
     seed: int,
     reduction: Reduction = "mean",
 ) -> pd.DataFrame:
-    """Every point of both paths: path, step, epochs, scorer, mean, and difference, low, high against the common start.
+    """Every point of both paths: path, step, epochs, scorer, n (prompts), mean, and difference, low, high against the common start.
 
     `scores` has a row per image with the columns path (start, stay, switch), step, epochs, prompt_id, flagged and a
     column per scorer, and perhaps cluster. A prompt with a flagged image at any point is left out at all of them.
@@ -42,6 +43,10 @@ def curve_of(
     """
     flagged = set(scores.loc[scores["flagged"], "prompt_id"])
     kept = scores[~scores["prompt_id"].isin(flagged)]
+    if kept.empty:
+        raise EvaluationError(
+            "the comparison needs a prompt without flagged images, all have one at some point; look at the images."
+        )
     asked = kept.drop_duplicates("prompt_id").sort_values("prompt_id")
     resampled = resample(cluster_codes(clusters_of(asked)), tables.bootstrap_samples, seed)
     values = {
@@ -65,8 +70,8 @@ def curve_of(
         intervals = mean_intervals(differences, resampled, tables.confidence)
         for column, scorer in enumerate((*scorers, AVERAGE)):
             numbers = points[:, column].mean(), differences[:, column].mean(), *intervals[column]
-            rows.append((path, step, epochs[step], scorer, *numbers))
-    return pd.DataFrame(rows, columns=["path", "step", "epochs", "scorer", "mean", *DIFFERENCE])
+            rows.append((path, step, epochs[step], scorer, len(asked), *numbers))
+    return pd.DataFrame(rows, columns=["path", "step", "epochs", "scorer", "n", "mean", *DIFFERENCE])
 
 
 def _by_prompt(
@@ -108,7 +113,7 @@ def draw_curve(curve: pd.DataFrame) -> Figure:
     return figure
 
 
-def curve_line(curve: pd.DataFrame, num_prompts: int, confidence: float) -> str:
+def curve_line(curve: pd.DataFrame, confidence: float) -> str:
     """Say at which points moving on is better than going on, or worse, by the average score."""
     rows = list(
         rows_of(curve[(curve["path"] == "between") & (curve["scorer"] == AVERAGE)].sort_values("step"))
@@ -117,8 +122,9 @@ def curve_line(curve: pd.DataFrame, num_prompts: int, confidence: float) -> str:
         f"{row.difference:+.3g} ({row.low:.3g} to {row.high:.3g}) after {row.step}" for row in rows
     )
     said = f"Average score of moving to the next iteration above that of going on, by updates ({100 * confidence:g}% intervals): {points}. "
-    if not enough(num_prompts):
-        return said + f"{num_prompts} prompts decide nothing; {FEWEST} are the fewest that may."
+    prompts = int(curve["n"].iloc[0])
+    if not enough(prompts):
+        return said + f"{prompts} prompts decide nothing; {FEWEST} are the fewest that may."
     better, worse = sum(row.low > 0 for row in rows), sum(row.high < 0 for row in rows)
     told = f"Moving is better at {better} of {len(rows)} points and worse at {worse}"
     return said + told + ("; the others are not told apart." if better + worse < len(rows) else ".")
@@ -143,12 +149,12 @@ def curve_table(curve: pd.DataFrame, protocol: dict[str, Any], tables: TablePara
     wide = shown.pivot(index=["path", "step", "epochs"], columns="scorer", values="text")
     wide = wide[list(dict.fromkeys(shown["scorer"]))].reindex(list(names), level="path").reset_index()
     wide["path"] = wide["path"].map(names)
-    prompts = int(protocol["num_prompts"])
+    prompts = int(curve["n"].iloc[0])
     note = (
         f"The start's means; then differences of means, to the start or between the paths, with {100 * tables.confidence:g}% "
         f"intervals, paired over {prompts} {protocol['prompt_set']} prompts, {protocol['images_per_prompt']} image(s) each, "
         f"seed {protocol['seed']}, {protocol['scheduler']} {protocol['num_inference_steps']} steps, guidance "
         f"{protocol['guidance_scale']}."
     )
-    line = curve_line(curve, prompts, tables.confidence)
+    line = curve_line(curve, tables.confidence)
     return f"{wide.to_markdown(index=False)}\n\n{note}\n\n{line}\n"

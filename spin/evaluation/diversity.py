@@ -118,8 +118,9 @@ def diversity_line(summary: dict[str, Any], name: str) -> list[str]:
         f"{row['difference_low']:+.3g} to {row['difference_high']:+.3g}; {on})"
     )
     share = 100 * -row["difference"] / base if base else 0.0
-    said = f"Its diversity did not fall measurably below the base's: {numbers}."
+    own = f"The diversity of {model_label(name)}"
+    said = f"{own} did not fall measurably below the base's: {numbers}."
     if has_fallen(row):
-        said = f"Its diversity fell by {share:.0f}% of the base's: {numbers}; it draws a prompt's images more alike."
+        said = f"{own} fell by {share:.0f}% of the base's: {numbers}; it draws a prompt's images more alike."
     others = " and ".join(model_label(other) for other in rows if other != name and has_fallen(rows[other]))
     return [said, *([f"That of {others} fell, by the same measure."] if others else [])]

@@ -159,8 +159,8 @@ def _losses(comparisons: pd.DataFrame, name: str, alpha: float) -> str:
     lost = rows.loc[(rows["difference"] < 0) & (rows["p_holm"] < alpha), "scorer"]
     names = ", ".join(scorer_label(scorer) for scorer in lost)
     if names:
-        return f"Its mean is significantly below the base's on {names} (paired test, Holm-corrected)."
-    return "Its mean is significantly below the base's on no scorer (paired test, Holm-corrected)."
+        return f"The mean of {model_label(name)} is significantly below the base's on {names} (paired test, Holm-corrected)."
+    return f"The mean of {model_label(name)} is significantly below the base's on no scorer (paired test, Holm-corrected)."
 
 
 def limits(params: Params, summary: dict[str, Any]) -> list[str]:

@@ -50,7 +50,7 @@ def write_report(params: Params, outputs: Path, out: Path) -> None:
         with styled():
             curves = _draw({"curves": draw_curves(steps, colours)}, folder) if steps else {}
             continual = [
-                _continual(params, outputs / "tables" / "continual" / name, folder)
+                _continual(params, outputs / "samples" / "continual" / name, folder)
                 for name in params.continual
             ]
         page = _template().render(
@@ -102,13 +102,13 @@ def _section(
 def _continual(params: Params, place: Path, folder: Path) -> dict[str, Any]:
     """What the page shows of one comparison of going on with moving on, which lies at `place`."""
     curve, protocol = pd.read_csv(place / "curve.csv"), read_json(place / "protocol.json")
-    chosen, prompts = params.continual[place.name], int(protocol["num_prompts"])
+    chosen = params.continual[place.name]
     return {
         "name": place.name,
         "chosen": chosen,
         "protocol": protocol,
         "figures": _draw({f"continual_{place.name}": draw_curve(curve)}, folder),
-        "line": curve_line(curve, prompts, params.tables.confidence),
+        "line": curve_line(curve, params.tables.confidence),
     }
 
 

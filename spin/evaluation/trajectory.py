@@ -32,11 +32,24 @@ def trajectories_of(params: Params) -> list[Trajectory]:
     released = sorted(
         (int(number[1]), name) for name in params.released if (number := RELEASED.fullmatch(name))
     )
+    started = {plan.prev for plan in params.iterations.values()}
+    ends = [name for name in params.iterations if name not in started]
     found = [
-        Trajectory("SPIN by iteration", ("base", *params.iterations)),
-        Trajectory("SPIN-Diffusion, released", ("base", *(name for _, name in released))),
+        Trajectory(
+            "SPIN by iteration" if len(ends) == 1 else f"SPIN up to {model_label(end)}", _way_to(params, end)
+        )
+        for end in ends
     ]
+    found.append(Trajectory("SPIN-Diffusion, released", ("base", *(name for _, name in released))))
     return [path for path in found if len(path.models) > 1]
+
+
+def _way_to(params: Params, end: str) -> tuple[str, ...]:
+    """From the base to an iteration, along what each started from."""
+    way = [end]
+    while way[0] != "base":
+        way.insert(0, params.iterations[way[0]].prev)
+    return tuple(way)
 
 
 def steps_of(params: Params) -> list[tuple[str, str]]:
@@ -108,7 +121,8 @@ def draw_trajectory(
 
 def _draw_path(axes: Axes, path: Trajectory, differences: pd.DataFrame, colours: Mapping[str, str]) -> None:
     """Points joined by a line, and their intervals as a band that begins at the base."""
-    steps = differences.reindex(path.models).fillna({"difference": 0.0, "low": 0.0, "high": 0.0})
+    steps = differences.reindex(path.models)
+    steps.loc["base", ["difference", "low", "high"]] = 0.0  # where the way begins
     value, low, high = (steps[name].to_numpy(float) for name in ("difference", "low", "high"))
     places, colour = range(len(value)), colours[path.models[-1]]
     axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -119,7 +119,7 @@ def check_continual(params: ParamSections) -> None:
     """A comparison names an iteration, the one after it, a prompt set, and a stride that meets the end."""
     if "continual" in params.prompt_sets:
         raise ValueError(
-            "prompt_sets must have no set named continual, got one; its tables would lie where the comparisons do: rename it"
+            "prompt_sets must have no set named continual, got one; its images would lie where the comparisons do: rename it"
         )
     for key, chosen in params.continual.items():
         where = f"continual.{key}"

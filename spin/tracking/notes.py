@@ -114,9 +114,9 @@ class StageRun:
         """Note numbers of the whole run by iteration; the chart of runs shows the parent's."""
         self.parent.add_metrics(values, step)
 
-    def parent_artifact(self, path: Path) -> None:
-        """Note a file of the whole run, such as the grid of all models."""
-        self.parent.artifacts.append((str(path), None))
+    def parent_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Note a file of the whole run, such as the grid of all models; in a folder where others have its name."""
+        self.parent.artifacts.append((str(path), folder))
 
     def register(self, models: dict[str, Any]) -> None:
         """Note what the model registry is to hold, as `spin.tracking.registry` describes it."""

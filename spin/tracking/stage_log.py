@@ -64,13 +64,13 @@ def tell_tables(run: StageRun, params: Params, name: str, prompt_set: str) -> No
     run.metric({f"{model}.diversity": value for model, value in diversity.items()})
     for table in sorted(tables.glob("*.md")):
         run.artifact(table)
-        run.parent_artifact(table)
+        run.parent_artifact(table, prompt_set if further else None)
 
 
 def tell_continual(run: StageRun, params: Params, name: str, prompt_set: str) -> None:
     """The figure."""
     run.image(paths.CONTINUAL / name / "curve.png")
-    run.parent_artifact(paths.CONTINUAL / name / "curve.png")
+    run.parent_artifact(paths.CONTINUAL / name / "curve.png", f"continual/{name}")
 
 
 def tell_report(run: StageRun, params: Params, name: str, prompt_set: str) -> None:

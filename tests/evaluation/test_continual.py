@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from spin.errors import EvaluationError
 from spin.evaluation.continual import curve_line, curve_of, curve_table, draw_curve
 from tests.evaluation.toy_params import params
 
@@ -49,13 +50,20 @@ def test_intervals_are_of_the_differences_and_the_paths_share_their_start() -> N
     ],
 )
 def test_the_sentence_follows_from_the_intervals(stay: float, switch: float, said: str) -> None:
-    assert curve_line(curve(stay, switch), PROMPTS, 0.95).endswith(said)
+    assert curve_line(curve(stay, switch), 0.95).endswith(said)
 
 
-def test_few_prompts_decide_nothing() -> None:
-    assert curve_line(curve(1.0, 2.0), 5, 0.95).endswith(
-        "5 prompts decide nothing; 20 are the fewest that may."
-    )
+def test_few_prompts_decide_nothing_and_flagged_ones_do_not_count() -> None:
+    given = scores(1.0, 2.0)
+    for flagged in (PROMPTS - 5, PROMPTS):
+        bad = given["prompt_id"].isin([f"p{number:02d}" for number in range(flagged)])
+        given = given.assign(flagged=bad & (given["step"] == 16))
+        if flagged == PROMPTS:
+            with pytest.raises(EvaluationError, match="needs a prompt without flagged images"):
+                curve_of(given, ["hps"], TABLES, 0)
+        else:
+            line = curve_line(curve_of(given, ["hps"], TABLES, 0), 0.95)
+            assert line.endswith("5 prompts decide nothing; 20 are the fewest that may.")
 
 
 def test_several_images_of_a_prompt_are_reduced_as_in_the_tables() -> None:

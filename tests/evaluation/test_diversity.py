@@ -59,7 +59,7 @@ def test_a_collapsed_model_shows_with_its_interval_in_table_findings_and_console
     assert champion["high"] < base["low"]
     assert champion["difference_high"] < 0
     assert champion["mean"] == 0
-    line = f"Its diversity fell by 100% of the base's: 0 against {base['mean']:.3g}, a difference of -{base['mean']:.3g} "
+    line = f"The diversity of SPIN iter 3 fell by 100% of the base's: 0 against {base['mean']:.3g}, a difference of -{base['mean']:.3g} "
     line += f"(95% interval {champion['difference_low']:+.3g} to {champion['difference_high']:+.3g}; 40 test prompts, "
     assert f"{line}2 images each)" in said
     text = console_table(tmp_path / "tables/test")
@@ -79,7 +79,7 @@ def test_a_collapsed_model_shows_with_its_interval_in_table_findings_and_console
 
 def test_models_as_diverse_as_the_base_are_not_said_to_have_lost_any(tmp_path: Path) -> None:
     summary, said = tabled(tmp_path, {})
-    assert "Its diversity did not fall measurably below the base's" in said
+    assert "The diversity of SPIN iter 3 did not fall measurably below the base's" in said
     assert "fell" not in said
     assert all(row["difference_low"] < 0 < row["difference_high"] for row in summary["diversity"][1:])
 
@@ -87,7 +87,7 @@ def test_models_as_diverse_as_the_base_are_not_said_to_have_lost_any(tmp_path: P
 def test_another_model_that_collapsed_is_named_though_the_champion_did_not(tmp_path: Path) -> None:
     summary, said = tabled(tmp_path, {"iter1": 0.0, "dpo": 0.0})
     assert summary["champion"] == "iter3"
-    assert "Its diversity did not fall measurably below the base's" in said
+    assert "The diversity of SPIN iter 3 did not fall measurably below the base's" in said
     assert "That of Diffusion-DPO and SPIN iter 1 fell, by the same measure." in said
 
 
@@ -175,7 +175,7 @@ def test_prompts_that_report_tell_what_those_that_choose_measured(scores: Path, 
     write_tables(given, tmp_path / "val", tmp_path / "tables/val")
     measures, summary = read_tables(tmp_path / "tables/test")
     said = " ".join(findings(measures, summary, read_chosen(tmp_path / "tables/test")))
-    assert "Its diversity fell by 100% of the base's" in said
+    assert "The diversity of SPIN iter 3 fell by 100% of the base's" in said
     assert "40 val prompts, 2 images each" in said
 
 

@@ -75,3 +75,14 @@ def test_released_iterations_are_a_path_of_their_own() -> None:
     assert published.models == ("base", "spin_iter1", "spin_iter2", "spin_iter10")
     assert ("spin_iter10", "spin_iter2") in steps_of(both)
     assert ("spin_iter1", "base") in steps_of(both)
+
+
+def test_iterations_that_part_are_paths_of_their_own() -> None:
+    raw = params().model_dump()
+    raw["iterations"]["iter2b"] = {**raw["iterations"]["iter2"], "prev": "iter1"}
+    raw["evaluate"]["models"].append("iter2b")
+    paths = trajectories_of(Params.model_validate(raw))
+    assert [path.models for path in paths] == [
+        ("base", "iter1", "iter2", "iter3"),
+        ("base", "iter1", "iter2b"),
+    ]

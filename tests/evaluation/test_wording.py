@@ -94,7 +94,7 @@ def test_the_summary_says_so_when_the_champion_is_worse_than_the_base(scores: Pa
     measures, summary = read_tables(tmp_path / "test")
     text = " ".join(findings(measures, summary, summary))
     assert "below one half: it is worse than the base" in text
-    assert "Its mean is significantly below the base's on PickScore" in text
+    assert "is significantly below the base's on PickScore" in text
 
 
 def test_the_mean_is_told_where_it_says_otherwise_than_the_meetings(scores: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_both_paths_start_alike_and_the_switch_ends_as_the_next_iteration_does(r
         run_train(params, name)
     run_prompt_set(params, "val")
     continual.run_continual(params, "f5")
-    out = Path("outputs/tables/continual/f5")
+    out = Path("outputs/samples/continual/f5")
     scores = pd.read_parquet(out / "scores.parquet")
     assert set(zip(scores["path"], scores["step"], strict=True)) == {
         ("start", 0),

@@ -64,7 +64,7 @@ FIGURES = {
     ),
     "figure 4": ("report/radar", [*map(model_label, MODELS)], 0),
     "figure 5": (
-        "tables/continual/f5/curve",
+        "samples/continual/f5/curve",
         ["going on inside the iteration", "moving to the next one", "epochs"],
         0,
     ),
