@@ -33,6 +33,7 @@ def run(bases: list[str], seeds: list[int], work: Path, out: Path) -> None:
     scores = [pd.read_parquet(file) for file in files]
     result: dict[str, Any] = {
         "about": about_here(["torch", "diffusers"]),
+        "played_by": {base: read_json(work / base / "played.json")["code"] for base in bases},
         "seeds": seeds,
         "tuning": {base: read_json(work / base / "tuning" / "tuning.json") for base in bases},
         "bases": {base: outcome(frame) for base, frame in zip(bases, scores, strict=True)},
@@ -54,6 +55,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs, kept")
     parser.add_argument("--out", type=Path, required=True, help="results without suffix")
     given = parser.parse_args()
+    if len(set(given.seeds)) < 2:
+        parser.error("--seeds must be two or more: one says nothing of others")
     run(given.bases, given.seeds, given.work.resolve(), given.out)
 
 

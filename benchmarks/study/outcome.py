@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from benchmarks.study.plan import COMPARISONS
+from benchmarks.study.plan import COMPARISONS, DESCRIBED
 from spin.evaluation.intervals import Interval, mean_intervals, ratio_intervals, winning_intervals
 from spin.evaluation.resampling import cluster_codes, clusters_of, resample
 from spin.evaluation.statistics import Floats, outcomes
@@ -116,6 +116,8 @@ def outcome(scores: pd.DataFrame) -> dict[str, Any]:
         "prompts": len(played.clusters),
         "clusters": int(played.clusters.max()) + 1,
         "comparisons": [compare(played, *pair) for pair in COMPARISONS],
+        "described": [compare(played, *pair) for pair in DESCRIBED if pair[1] in played.scores],
+        "seeds": {model: sorted(scores) for model, scores in played.scores.items()},
         "over_base": {model: compare(played, model, "base") for model in models},
         "means": {
             model: dict(zip(SCORERS, played.mean(model).mean(0).tolist(), strict=True))

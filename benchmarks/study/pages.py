@@ -39,14 +39,18 @@ def comparison_rows(base: dict[str, Any]) -> list[str]:
         "| Comparison | Prompts won, % | over prompts | over seeds | | PSNR, dB | over prompts | over seeds | |",
         "|---|---:|---|---|---|---:|---|---|---|",
     ]
-    for row in base["comparisons"]:
+    for row in base["comparisons"] + base["described"]:
         won, gained = row["win_rate"], row["psnr"]
         rows.append(
             f"| {label(row['model'])} over {label(row['over'])} "
-            f"| {100 * won['mean']:.1f} | {_span(won['over_prompts'], 100, 1)} | {_span(won['over_seeds'], 100, 1)} | {won['verdict']} "
-            f"| {gained['mean']:+.2f} | {_span(gained['over_prompts'], 1, 2)} | {_span(gained['over_seeds'], 1, 2)} | {gained['verdict']} |"
+            f"| {100 * won['mean']:.1f} | {_span(won['over_prompts'], 100, 1)} | {_span(won['over_seeds'], 100, 1)} | {_verdict(base, row, 'win_rate')} "
+            f"| {gained['mean']:+.2f} | {_span(gained['over_prompts'], 1, 2)} | {_span(gained['over_seeds'], 1, 2)} | {_verdict(base, row, 'psnr')} |"
         )
     return rows
+
+
+def _verdict(base: dict[str, Any], row: dict[str, Any], key: str) -> str:
+    return str(row[key]["verdict"]) if row in base["comparisons"] else f"({len(row[key]['by_seed'])} seeds)"
 
 
 def _span(bounds: list[float], scale: int, digits: int) -> str:
@@ -66,7 +70,8 @@ def model_rows(base: dict[str, Any]) -> list[str]:
             scores = [each["share"] for name, each in shares.items() if name != "oracle_psnr"]
             cells.append(f"{100 * base['over_base'][model]['win_rate']['mean']:.1f}")
             cells += [f"{100 * shares['oracle_psnr']['share']:.0f}", f"{100 * sum(scores) / len(scores):.0f}"]
-        rows.append(f"| {label(model)} | {' | '.join(cells + [''] * (6 - len(cells)))} |")
+        name = f"{label(model)}, {len(base['seeds'][model])} seeds"
+        rows.append(f"| {name} | {' | '.join(cells + [''] * (6 - len(cells)))} |")
     return rows
 
 
@@ -95,6 +100,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"    python -m benchmarks.study --bases {' '.join(result['bases'])} --seeds {seeds} --work FOLDER --out benchmarks/results/toy-study",
         "",
         about_line(result["about"]),
+        "Played by: " + "; ".join(f"{base} by {code}" for base, code in result["played_by"].items()) + ".",
         "",
         "What it asks and what counts as an answer was fixed before it ran: [`benchmarks/study/plan.py`](../study/plan.py).",
         'Intervals are 95%; "holds" and "the opposite" need both, over prompts and over seeds.',

@@ -11,8 +11,11 @@ import yaml
 
 from benchmarks.study.plan import GUIDANCES, GUIDED_SEEDS, SPIN, TRIALS, TUNING_IMAGES, TUNING_SEED
 from spin import paths
+from spin.errors import EvaluationError
+from spin.evaluation.lineage import revision_line
 from spin.params.schema import Params
 from spin.runtime.files import read_json, read_parquet, write_json
+from spin.runtime.shards import work_key
 from spin.stages.data import run_base, run_cache, run_data, run_prompt_set
 from spin.stages.sample import run_generate, run_opponents
 from spin.stages.score import run_reference, run_score
@@ -142,7 +145,19 @@ def play_seed(base: str, tuning: dict[str, Any], seed: int, folder: Path) -> pd.
 
 
 def play_base(base: str, seeds: list[int], folder: Path) -> Path:
-    """Tune on a base and play every seed; returns the file with all scores."""
+    """Tune on a base and play every seed; returns the file with all scores.
+
+    What is there is kept, if it was played by the same plan; `played.json` says which and by which code. Raises
+    `EvaluationError` for a folder of another plan.
+    """
+    mark, plan = folder / "played.json", work_key(TRIALS, TUNING_SEED, TUNING_IMAGES, GUIDANCES)
+    if not mark.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(mark, {"plan": plan, "code": revision_line(ROOT)})
+    if read_json(mark)["plan"] != plan:
+        raise EvaluationError(
+            f"{folder} must have been played by this plan, but was by another; choose another folder."
+        )
     tuned = folder / "tuning" / "tuning.json"
     tuning = read_json(tuned) if tuned.is_file() else tune(base, folder / "tuning")
     frames = [play_seed(base, tuning, seed, folder / f"seed-{seed}") for seed in seeds]
