@@ -9,6 +9,7 @@ from spin.errors import ParamsError
 from spin.params.messages import describe
 from spin.params.reading import read_yaml
 from spin.params.schema import Params
+from spin.rewards.names import ORACLES
 from spin.stages import preflight
 
 
@@ -68,7 +69,8 @@ def for_evaluation(
     """Return parameters that train nothing and compare `models`, name -> source and revision, with the base.
 
     All but the last of them are those to compute winning rates over. Held-out captions need the data; without them no
-    data is brought in.
+    data is brought in. Where other prompts are asked for, the ceiling and the oracles, which know the embedded world's
+    captions alone, are left out.
     """
     evaluate = dict(raw["evaluate"])
     sets = prompt_sets or evaluate["prompt_sets"]
@@ -79,7 +81,9 @@ def for_evaluation(
             f"prompt_sets must name some of {', '.join(known)}, got {unknown[0]}; correct the name."
         )
     own = [name for name in sets if known[name]["prompts"] in ("val", "test")]
-    references = evaluate["references"] if len(own) == len(sets) else []
+    foreign = len(own) < len(sets)
+    references = [] if foreign else evaluate["references"]
+    scorers = {name: each for name, each in raw["scorers"].items() if not (foreign and name in ORACLES)}
     others = list(models)
     evaluate |= {"models": ["base", *others], "prompt_sets": list(sets), "references": references}
     nothing: dict[str, dict[str, Any]] = {
@@ -89,6 +93,8 @@ def for_evaluation(
         "released": models,
     }
     data = raw["data"] if own else {"kind": "none"}
-    tables = raw["tables"] | {"over": ["base", *others[:-1]]}
+    averaged = [name for name in raw["tables"]["average_of"] if name in scorers]
+    tables = raw["tables"] | {"over": ["base", *others[:-1]], "average_of": averaged}
     used = {name: known[name] for name in sets}
-    return raw | nothing | {"data": data, "prompt_sets": used, "evaluate": evaluate, "tables": tables}
+    given = {"data": data, "prompt_sets": used, "evaluate": evaluate, "scorers": scorers, "tables": tables}
+    return raw | nothing | given

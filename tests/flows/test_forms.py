@@ -85,6 +85,7 @@ def test_an_evaluation_on_prompts_from_elsewhere_brings_in_no_data() -> None:
     params = checked(for_evaluation(raw, {"theirs": OVERLAY}, ["parti"]), ROOT)
     assert params.data.kind == "none"
     assert params.evaluate.references == []
+    assert not {"oracle_psnr", "oracle_attributes"} & params.scorers.keys(), "they know other captions only"
     assert list(params.prompt_sets) == ["parti"]
     assert params.evaluate_on("parti").images_per_prompt == 3
     with pytest.raises(
