@@ -13,6 +13,7 @@ from pathlib import Path
 from spin.errors import SpinError
 from spin.params.experimental import experimental_help
 from spin.params.schema import load_params
+from spin.runtime.launch import end_with_launcher, is_first_process, is_launched, launch, processes_wanted
 from spin.stages import sync
 from spin.stages.stage import Item
 from spin.stages.table import STAGES, stage_of
@@ -38,15 +39,18 @@ OPTIONS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for bad input, 1 where the machine failed."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
+    level = logging.INFO if is_first_process() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "accelerate", "diffusers", "transformers", "mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if not _is_first_process():
+    if not is_first_process():
         os.environ["SPIN_TRACKING"] = "off"
+    end_with_launcher()
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except SpinError as error:
         print(f"spin: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -55,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = f"spin: {where}{error.strerror or error}; mend it and run the same command again."
         print(said, file=sys.stderr)
         return FAILED
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,14 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_stage(options: argparse.Namespace) -> None:
+def _run_stage(options: argparse.Namespace) -> int:
     # Which stage, of what.
     params = load_params(options.params)
     item = Item(options.name or "", options.prompts or "")
     stage = stage_of(options.command, params, item)
     if stage.name == "code":  # says nothing of the parameters, and is run before all others
         stage.function()(params)
-        return
+        return 0
     if "prompts" in stage.takes:
         item = Item(item.name, item.prompts or params.evaluate.main_prompt_set)
 
@@ -103,14 +106,12 @@ def _run_stage(options: argparse.Namespace) -> None:
     from spin.stages import preflight
 
     preflight.check(params)
+    if stage.shared and not is_launched() and (wanted := processes_wanted()) != (1, 1):
+        return launch(options.arguments, *wanted)
     from spin.tracking.runs import stage_run
 
     with stage_run(params, stage.label(item), Path.cwd(), stage.gpu) as run:
         stage.function()(params, *(getattr(item, name) for name in stage.takes))
-        if _is_first_process():
+        if is_first_process():
             stage.tell(run, params, item)
-
-
-def _is_first_process() -> bool:
-    """Of several processes of a stage, the first one tells MLflow."""
-    return os.environ.get("RANK", "0") == "0"
+    return 0

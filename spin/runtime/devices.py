@@ -1,4 +1,4 @@
-"""This process among those that a launcher (`accelerate launch`, `torchrun`) started, its device, and number formats."""
+"""This process among those that `spin.runtime.launch` or another launcher started, its device, and number formats."""
 
 import os
 from datetime import timedelta

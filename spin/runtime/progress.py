@@ -8,6 +8,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from spin.runtime.launch import is_first_process
+
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -22,7 +24,9 @@ class Progress:
         self._first, self._started = done, time.monotonic()
         self._last_line = self._started
         self._bar = None
-        if sys.stderr.isatty():
+        if (
+            sys.stderr.isatty() and is_first_process()
+        ):  # others would draw over it, and their lines are not logged
             self._bar = tqdm(total=total, initial=done, desc=label, unit=f" {unit}", dynamic_ncols=True)
 
     def update(self, count: int = 1, note: str = "") -> None:

@@ -1,6 +1,6 @@
 """Long row-by-row work in resumable shards: each is a folder that is either complete or not there.
 
-Several processes (`accelerate launch`) share the shards of a stage by turns; they need a folder that all of them see.
+Several processes (`spin.runtime.launch`) share the shards of a stage by turns; they need a folder that all of them see.
 """
 
 import hashlib
@@ -31,6 +31,12 @@ def my_shards(num_rows: int, shard_size: int) -> list[tuple[int, range]]:
     starts = enumerate(range(0, num_rows, shard_size))
     shards = [(index, range(start, min(start + shard_size, num_rows))) for index, start in starts]
     return shards[process.process_index :: process.num_processes]
+
+
+def share_label(label: str) -> str:
+    """Name the progress of a process: of several the first one speaks, and of its own share alone."""
+    processes = process_state().num_processes
+    return f"{label} (1 of {processes} processes)" if processes > 1 else label
 
 
 def wait_for_all() -> None:
@@ -67,7 +73,7 @@ def progress_over(
     total, left = (sum(len(rows) for _, rows in part) for part in (shards, missing))
     if left < total:
         logger.info("%s: %d of %d %s are kept from an earlier run", label, total - left, total, unit)
-    return Progress(label, total, unit, done=total - left)
+    return Progress(share_label(label), total, unit, done=total - left)
 
 
 def collect_shards(work: Path, out: Path) -> None:

@@ -13,6 +13,7 @@ from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.evaluation import EvaluateParams
 from spin.runtime.files import read_parquet, replacing_dir, sha256_file, write_json
 from spin.runtime.progress import Progress
+from spin.runtime.shards import my_shards, share_label, wait_for_all
 from spin.runtime.sums import is_whole
 from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
@@ -39,10 +40,19 @@ def write_samples(
     resolution: int,
     name: str,
 ) -> None:
-    """Draw `images_per_prompt` images of every prompt of the table `prompts` into the existing empty folder `out`.
+    """Draw `images_per_prompt` images of every prompt of the table `prompts` into the existing empty folder `out`."""
+    rows = draw_samples(work, diffusion, prompts, params, resolution, name)
+    _collect(out, work, rows)
+    write_json(out / "protocol.json", protocol_of(params, prompts, resolution))
 
-    Images are kept in `work` as they are made, so a killed run continues. The random stream of an image is named
-    by (seed, prompt id, image index): equal for every model.
+
+def draw_samples(
+    work: Path, diffusion: LatentDiffusion, prompts: Path, params: EvaluateParams, resolution: int, name: str
+) -> list[dict[str, Any]]:
+    """Draw this process's share of the images into `work`; returns the rows of all of them once all processes are done.
+
+    Images are kept as they are made, so a killed run continues. The random stream of an image is named by (seed, prompt id,
+    image index): equal for every model, and whoever draws it.
     """
     # A row per image, in the order of the prompts.
     rows: list[dict[str, Any]] = [
@@ -57,11 +67,13 @@ def write_samples(
     ]
 
     # Draw what is missing, a batch at a time.
-    empty = diffusion.encode_prompts([""])
-    with Progress(f"generate {name}", len(rows), "images") as progress:
-        for start in range(0, len(rows), params.batch_size):
-            batch = rows[start : start + params.batch_size]
-            shard = work / f"batch-{start:07d}-{params.batch_size}"
+    empty, shares = diffusion.encode_prompts([""]), my_shards(len(rows), params.batch_size)
+    with Progress(
+        share_label(f"generate {name}"), sum(len(part) for _, part in shares), "images"
+    ) as progress:
+        for _, part in shares:
+            batch = rows[part.start : part.stop]
+            shard = work / f"batch-{part.start:07d}-{params.batch_size}"
             if not is_whole(shard):
                 text = diffusion.encode_prompts([str(row["prompt"]) for row in batch])
                 generators = [
@@ -74,10 +86,8 @@ def write_samples(
                     for row, image in zip(batch, images, strict=True):
                         Image.fromarray(image.numpy()).save(folder / Path(str(row["image"])).name)
             progress.update(len(batch))
-
-    # All there: put them into place with what they were drawn by.
-    _collect(out, work, rows)
-    write_json(out / "protocol.json", protocol_of(params, prompts, resolution))
+    wait_for_all()
+    return rows
 
 
 def _collect(out: Path, work: Path, rows: list[dict[str, Any]]) -> None:

@@ -34,7 +34,7 @@ def run_continual(params: Params, name: str) -> None:
     check_name(name, params.continual)
     if process_state().num_processes > 1:
         raise ParamsError(
-            "continual must run in one process, got several; start it without accelerate launch."
+            "continual must run in one process, got several; start it without a launcher."
         )
 
     # What the comparison depends on.

@@ -13,8 +13,8 @@ from spin.stages.work import (
     checkpoint_digest,
     digest_of,
     earlier_iterates,
+    shared_work,
     stage_output,
-    work_folder,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run_opponents(params: Params, name: str) -> None:
 
     # Processes share the shards; the first one puts them into place.
     if not process_state().is_main_process:
-        return write_opponents(stage, work_folder(run_opponents, name, *key), checker)
+        return write_opponents(stage, shared_work(run_opponents, name, *key), checker)
     with stage_output(paths.OPPONENTS / name, run_opponents, name, *key) as (out, work):
         write_opponents(stage, work, checker)
         collect_opponents(stage, work, out)
@@ -82,17 +82,21 @@ def run_generate(params: Params, prompt_set: str, name: str) -> None:
     from spin.models.checkpoint import load_to_draw, weights_digest
     from spin.models.digests import DENOISER
     from spin.runtime.devices import DTYPES
-    from spin.sampling.samples import write_samples
+    from spin.sampling.samples import draw_samples, write_samples
 
     check_item(params, prompt_set, name, params.evaluate.models)
     checkpoint, prompts = paths.CHECKPOINTS / name, paths.prompts_of(prompt_set)
     evaluate = params.evaluate_on(prompt_set)
     protocol = evaluate.model_dump(exclude={"models", "reduction", "references", "prompt_sets"})
     key = protocol, params.resolution, checkpoint_digest(name), digest_of(prompts)
-    with stage_output(paths.SAMPLES / prompt_set / name, run_generate, f"{prompt_set}-{name}", *key) as (
-        out,
-        work,
-    ):
-        diffusion = load_to_draw(checkpoint, default_device(), DTYPES[evaluate.precision])
+    diffusion = load_to_draw(checkpoint, default_device(), DTYPES[evaluate.precision])
+    item = f"{prompt_set}-{name}"
+
+    # Processes share the batches; the first one puts the images into place.
+    if not process_state().is_main_process:
+        work = shared_work(run_generate, item, *key)
+        draw_samples(work, diffusion, prompts, evaluate, params.resolution, name)
+        return
+    with stage_output(paths.SAMPLES / prompt_set / name, run_generate, item, *key) as (out, work):
         write_samples(out, work, diffusion, prompts, evaluate, params.resolution, name)
         write_json(out / "model.json", {"model": name, DENOISER: weights_digest(checkpoint)})

@@ -5,7 +5,7 @@ from spin.params.schema import Params
 from spin.runtime.devices import default_device, process_state
 from spin.runtime.files import replacing_dir
 from spin.runtime.shards import wait_for_all
-from spin.stages.work import check_item, digest_of, kept_work, work_folder
+from spin.stages.work import check_item, digest_of, kept_work, shared_work
 
 
 def run_reference(params: Params, prompt_set: str, name: str) -> None:
@@ -41,7 +41,7 @@ def run_score(params: Params, prompt_set: str, name: str) -> None:
     item, key = f"{prompt_set}-{name}", (drawn, judges)
 
     if not process_state().is_main_process:
-        score_folder(images, scorers, scores, params.evaluate.batch_size, work_folder(run_score, item, *key))
+        score_folder(images, scorers, scores, params.evaluate.batch_size, shared_work(run_score, item, *key))
         return
     with kept_work(scores, run_score, item, *key) as work:
         score_folder(images, scorers, scores, params.evaluate.batch_size, work)

@@ -42,6 +42,8 @@ class Stage:
     makes: tuple[str, ...] = ()
     gpu: bool = False
     """Whether it takes a GPU slot."""
+    shared: bool = False
+    """Whether several processes can share its work, one for each device."""
     logged: tuple[str, ...] = ()
     """Sections of the parameters that MLflow shows on its run; "stage" is the iteration's or baseline's own."""
     tells: str | None = None

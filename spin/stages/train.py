@@ -27,6 +27,7 @@ from spin.stages.work import (
     checkpoint_digest,
     digest_of,
     earlier_iterates,
+    shared_work,
     stage_output,
     work_folder,
 )
@@ -74,6 +75,7 @@ def run_train(params: Params, name: str) -> list[dict[str, float]]:
 
     # Train; the checkpoint and its curve appear only when all of it is done.
     if not process_state().is_main_process:  # only the main process writes
+        shared_work(run_train, name, *key)
         return run_training(params, name, inputs, Path(tempfile.gettempdir())).curve
     if not work.is_dir():
         shutil.rmtree(inputs.previews, ignore_errors=True)  # of an earlier training

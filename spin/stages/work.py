@@ -10,7 +10,7 @@ from spin.errors import ParamsError
 from spin.params.schema import Params
 from spin.runtime.code import code_digest
 from spin.runtime.files import replacing_dir
-from spin.runtime.shards import work_key
+from spin.runtime.shards import wait_for_all, work_key
 from spin.runtime.sums import checked_digest
 from spin.stages.kept_work import finish, remove_recorded
 
@@ -38,6 +38,7 @@ def kept_work(out: Path, run: Callable[..., Any], item: str, *depends_on: Any) -
     remove_recorded()
     work = work_folder(run, item, *depends_on)
     work.mkdir(parents=True, exist_ok=True)
+    wait_for_all()  # only now do other processes look at what is kept
     try:
         yield work
     except BaseException:
@@ -45,6 +46,12 @@ def kept_work(out: Path, run: Callable[..., Any], item: str, *depends_on: Any) -
             work.rmdir()  # if nothing is in it
         raise
     finish(work, out)
+
+
+def shared_work(run: Callable[..., Any], item: str, *depends_on: Any) -> Path:
+    """The work folder as a process finds it that is not the first, once that one has `kept_work` open."""
+    wait_for_all()
+    return work_folder(run, item, *depends_on)
 
 
 def work_folder(run: Callable[..., Any], item: str, *depends_on: Any) -> Path:

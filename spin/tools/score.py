@@ -16,7 +16,9 @@ SHOWN = 10
 """Flagged images that are named on the terminal; the summary names all."""
 
 
-def add_options(command: argparse.ArgumentParser, run_stage: Callable[[argparse.Namespace], None]) -> None:
+def add_options(
+    command: argparse.ArgumentParser, run_stage: Callable[[argparse.Namespace], int | None]
+) -> None:
     """Give `spin score` its two forms: --name MODEL is the stage, --images anything else."""
     either = command.add_mutually_exclusive_group(required=True)
     either.add_argument("--name", help="score a model's samples, as params.yaml says")

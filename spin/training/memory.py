@@ -33,10 +33,10 @@ class MicroBatch:
 
     @classmethod
     def of(cls, params: TrainingParams, share: int) -> "MicroBatch":
-        """Start at the size given, or with `auto` at `share`, the pairs of an update that one device has."""
+        """Start at the size given, or with `auto` at `share`, the pairs of an update that one device has and the most."""
         if params.micro_batch_size == "auto":
             return cls(share, True)
-        return cls(params.micro_batch_size, False)
+        return cls(min(params.micro_batch_size, share), False)
 
     def can_shrink(self) -> bool:
         """Whether there is a smaller size to try."""

@@ -16,11 +16,13 @@ def make_accelerator(params: TrainingParams) -> Accelerator:
         raise ParamsError(
             "training.precision must be fp32 or bf16 on a CPU, got fp16; its loss scaling needs a GPU: choose one of them."
         )
-    micro = 1 if params.micro_batch_size == "auto" else params.micro_batch_size
-    if params.batch_size % (micro * state.num_processes):
+    share, left = divmod(params.batch_size, state.num_processes)
+    micro = 1 if params.micro_batch_size == "auto" else min(params.micro_batch_size, share)
+    if left or share % micro:
         raise ParamsError(
-            f"training.batch_size must be a multiple of micro_batch_size x processes, got {params.batch_size} for "
-            f"{micro} x {state.num_processes}; change one of them."
+            f"training.batch_size must be a multiple of the processes, and each one's share of micro_batch_size, got "
+            f"{params.batch_size} for {state.num_processes} processes of {params.micro_batch_size}; change one of them, or set "
+            "SPIN_NPROC."
         )
     return Accelerator(mixed_precision="no" if params.precision == "fp32" else params.precision)
 

@@ -1,7 +1,6 @@
 """A stage trained in a miniature project, and machines with little memory or a coarse number format."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,13 +68,10 @@ class Scaled(Accelerator):
 
 
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a stage in two processes over gloo. `accelerate launch --cpu` would leave that to mpirun, or start one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--master_addr", "127.0.0.1", "--master_port", str(port), "-m", "spin", *arguments]
-    environment = {**os.environ, "SPIN_TRACKING": "off", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    """Run a stage that starts itself in two processes, which talk to each other through gloo."""
+    environment = {**os.environ, "SPIN_NPROC": "2", "SPIN_TRACKING": "off", "OMP_NUM_THREADS": "1"}
+    environment |= {"ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "spin", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done

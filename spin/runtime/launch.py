@@ -1,0 +1,108 @@
+"""A stage on all devices: it starts itself again, once for each, under torchrun.
+
+How many there are is the machine's affair, so no parameter says it and DVC's hashes do not depend on it:
+
+    SPIN_NPROC           processes on this machine (default: one for each visible GPU)
+    SPIN_NNODES          machines that share the stage and its folder (default: 1)
+    SPIN_RDZV_ENDPOINT   host:port of one of them, where they meet; needed with several
+
+A process that torchrun, accelerate or a Kubernetes TrainJob's torchrun has started knows its rank and starts no others.
+What torchrun itself reads from the environment (PET_NNODES and so on, as a TrainJob sets them) is left to it.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from spin.errors import ParamsError
+
+SECONDS_BETWEEN_LOOKS = 0.5
+_DEVICES = ("nvidia[0-9]*", "kfd", "dxg")
+"""Files below /dev that a machine with GPUs has: looking for them saves the seconds that PyTorch takes to load."""
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several, started by a launcher."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the first of several: the one that writes, and says how far it is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes_wanted() -> tuple[int, int]:
+    """(processes on this machine, machines); raises `ParamsError` for a value that is no such number."""
+    nodes = _number("SPIN_NNODES") or _number("PET_NNODES") or 1
+    if nodes > 1 and not (os.environ.get("SPIN_RDZV_ENDPOINT") or "PET_NNODES" in os.environ):
+        raise ParamsError(
+            f"SPIN_RDZV_ENDPOINT must be host:port of one of the {nodes} machines, and is not set; set it on all of them."
+        )
+    return _number("SPIN_NPROC") or _number("PET_NPROC_PER_NODE") or max(1, _visible_gpus()), nodes
+
+
+def _number(name: str) -> int | None:
+    given = os.environ.get(name)
+    if given is None or (name.startswith("PET_") and not given.isdigit()):  # torchrun's `gpu`, `auto`, `1:4`
+        return None
+    if not given.isdigit() or int(given) < 1:
+        raise ParamsError(f"{name} must be a whole number above 0, got '{given}'; correct or unset it.")
+    return int(given)
+
+
+def _visible_gpus() -> int:
+    if not any(any(Path("/dev").glob(pattern)) for pattern in _DEVICES):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def launch(arguments: Sequence[str], processes: int, nodes: int) -> int:
+    """Run `spin ARGUMENTS` in so many processes here, of `nodes` machines; return 0, or the first failed one's exit code.
+
+    If one dies the others are ended. If this process is killed, they end themselves (`end_with_launcher`).
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser, run
+
+    options = [] if "PET_NPROC_PER_NODE" in os.environ else [f"--nproc-per-node={processes}"]
+    if nodes == 1:
+        options.append("--standalone")
+    elif "PET_NNODES" not in os.environ:
+        endpoint = os.environ["SPIN_RDZV_ENDPOINT"]
+        options += [
+            f"--nnodes={nodes}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={endpoint}",
+            "--rdzv-id=spin",
+        ]
+    os.environ["SPIN_LAUNCHER"] = str(os.getpid())
+    try:
+        run(get_args_parser().parse_args([*options, "--module", "spin", *arguments]))
+    except ChildFailedError as failed:
+        _, first = failed.get_first_failure()
+        return int(first.exitcode) if first.exitcode > 0 else 128 - int(first.exitcode)
+    return 0
+
+
+def end_with_launcher() -> None:
+    """End this process when the launcher that started it is gone: torchrun gives each a session of its own.
+
+    A supervisor that kills torchrun's group would else leave them behind, waiting for each other. Does nothing in a
+    process that `launch` did not start.
+    """
+    launcher = os.environ.get("SPIN_LAUNCHER")
+    if launcher is None or not is_launched():
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(launcher):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        print("spin: the launcher is gone; this process ends.", file=sys.stderr)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="launcher").start()
