@@ -4,8 +4,8 @@ From the finished iteration's weights two players go on: one stays in its game, 
 reference on that iteration's opponents; the other plays the next iteration. At every so many updates both draw the
 same prompts from the same seeds and are scored. What comes out:
 
-scores.parquet    path (stay, switch), step, epochs, and the scores of every image
-curve.csv         path, step, epochs, scorer, mean, low, high
+scores.parquet    path (start, stay, switch), step, epochs, and the scores of every image
+curve.csv         path (these, and between), step, epochs, scorer, n, mean, and difference, low, high; see curve_of
 curve.png, .svg   a panel per scorer, epochs on the x axis
 curve.md          the same as a table
 """
@@ -33,9 +33,7 @@ def run_continual(params: Params, name: str) -> None:
     """Train and score both paths of the comparison `name`; a killed run goes on where it was."""
     check_name(name, params.continual)
     if process_state().num_processes > 1:
-        raise ParamsError(
-            "continual must run in one process, got several; start it without a launcher."
-        )
+        raise ParamsError("continual must run in one process, got several; start it without a launcher.")
 
     # What the comparison depends on.
     chosen = params.continual[name]

@@ -123,7 +123,8 @@ def _check_oracles(params: Params, root: Path) -> None:
     from spin.prompts.files import read_rows
     from spin.toy.world import parse_caption
 
-    for name in params.evaluate.prompt_sets:
+    drawn = [*params.evaluate.prompt_sets, *(chosen.prompts for chosen in params.continual.values())]
+    for name in dict.fromkeys(drawn):
         prompts = params.prompt_sets[name].prompts
         if prompts in ("val", "test"):
             known = params.data.kind == "toy"
@@ -137,7 +138,7 @@ def _check_oracles(params: Params, root: Path) -> None:
         if not known:
             raise ScoreError(
                 f"scorers must be without {', '.join(oracles)} for the prompt set {name}, whose captions are not the embedded "
-                "world's; remove these scorers, or the set from evaluate.prompt_sets."
+                "world's; remove these scorers, or do not evaluate on the set."
             )
 
 
