@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import urllib.error
@@ -16,6 +17,7 @@ from pathlib import Path
 from flows import environment
 from tasks.process import let_go, start
 
+MAX_RESTARTS = 3
 START_SECONDS = 90.0
 """Longest wait for a server; 7 s is usual, the first start makes the database as well."""
 
@@ -128,7 +130,8 @@ def with_secret(url: str, secret: str | None) -> urllib.request.Request:
 def prefect_api(root: Path) -> Iterator[dict[str, str]]:
     """Yield the settings of a client of a Prefect API, starting a server for the length of the block if none is up.
 
-    Raises `RuntimeError` when that server does not come up.
+    A server of its own that ends before is started again, `MAX_RESTARTS` times, on the same port and database: what was
+    asked of it meanwhile is asked again by Prefect's client. Raises `RuntimeError` when it does not come up at first.
     """
     named = os.environ.get("PREFECT_API_URL")
     if named:
@@ -140,13 +143,27 @@ def prefect_api(root: Path) -> Iterator[dict[str, str]]:
     port = free_port()
     api = f"http://{environment.HOST}:{port}/api"
     log = root / environment.STATE / "prefect" / "server.log"
-    process = start_prefect(root, port, log, ui=False)
+    servers, done = [start_prefect(root, port, log, ui=False)], threading.Event()
+
+    def keep_up() -> None:
+        while not done.wait(0.5) and len(servers) <= MAX_RESTARTS:
+            if servers[-1].poll() is not None:
+                print(
+                    "The Prefect server of this run ended; it is started again.", file=sys.stderr, flush=True
+                )
+                servers.append(start_prefect(root, port, log, ui=False))
+
+    watcher = threading.Thread(target=keep_up, name="prefect server")
     try:
-        wait_for(f"{api}/health", process, log)
+        wait_for(f"{api}/health", servers[0], log)
+        watcher.start()
         yield client_settings(root, api)
     finally:
-        let_go(process)
-        process.wait()
+        done.set()
+        if watcher.ident is not None:
+            watcher.join()
+        let_go(servers[-1])
+        servers[-1].wait()
 
 
 def ui_file(root: Path) -> Path:
