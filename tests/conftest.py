@@ -18,6 +18,9 @@ LONGEST = (
     "test_ui.py",
     "test_team_servers.py",
     "test_flow.py",
+    "test_launch.py",
+    "test_mending.py",
+    "test_paper.py",
 )
 
 
