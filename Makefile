@@ -41,10 +41,10 @@ worker: $(READY)  ## A worker for the Prefect server that PREFECT_API_URL names,
 	@$(BIN)/python -m flows.worker
 
 test: $(READY)  ## All tests, two files at a time
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)  ## The tests that take seconds
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 mutants: $(READY)  ## Change the method and the trainer line by line and see the tests fail (an hour or two)
 	@$(BIN)/python -m tests.mutants
