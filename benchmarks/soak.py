@@ -21,6 +21,7 @@ import pandas as pd
 from benchmarks.game import ROOT, end, forget, make_project, outputs_of, play_to_the_end, playing, running
 from benchmarks.record import about_here, about_line, write_record
 from benchmarks.worker_game import prefect_for_workers
+from spin.evaluation.lineage import revision_line
 from spin.runtime.files import read_json, write_json
 from spin.tracking.connection import connected
 from tasks.locks import mend_torn_list
@@ -161,6 +162,7 @@ def play_and_kill(
         "games": 0,
         "mended": 0,
         "since": time.time(),
+        "code": revision_line(ROOT),  # of which both games are copies
     }
     told = read_json(kept) if kept.is_file() else new
     while sum(told["kills"].values()) < kills:
@@ -205,7 +207,7 @@ def play_and_kill(
 
 def tell(out: Path, told: dict[str, Any], files: int, seed: int) -> None:
     """Write the record."""
-    about = about_here(["torch", "dvc", "prefect", "mlflow"])
+    about = about_here(["torch", "dvc", "prefect", "mlflow"]) | {"commit": told["code"]}
     kills = told["kills"]
     lines = [
         "# Soak: kills that lost nothing",
