@@ -7,13 +7,21 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from spin.errors import SpinError
 from spin.params.experimental import experimental_help
 from spin.params.schema import load_params
-from spin.runtime.launch import end_with_launcher, is_first_process, is_launched, launch, processes_wanted
+from spin.runtime.launch import (
+    end_with_launcher,
+    is_first_process,
+    is_launched,
+    launch,
+    lost_another,
+    processes_wanted,
+)
 from spin.stages import sync
 from spin.stages.stage import Item
 from spin.stages.table import STAGES, stage_of
@@ -25,6 +33,8 @@ from spin.tools.plan import command as plan
 from spin.tools.toy import command as toy
 
 BAD_INPUT, FAILED = 2, 1
+SECONDS_FOR_THE_FIRST = 10.0
+"""What all processes of a stage find wrong the first one says, whereupon they are ended; after this another speaks up."""
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -52,8 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options) or 0
     except SpinError as error:
+        if not is_first_process():
+            time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"spin: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RuntimeError as error:
+        if not lost_another(error):
+            raise
+        print("spin: another process of this stage does not answer any more; this one ends.", file=sys.stderr)
+        return FAILED
     except OSError as error:  # a full disk, a folder that may not be written: the request was right
         where = f"{error.filename}: " if error.filename else ""
         said = f"spin: {where}{error.strerror or error}; mend it and run the same command again."

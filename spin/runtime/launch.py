@@ -10,7 +10,9 @@ A process that torchrun, accelerate or a Kubernetes TrainJob's torchrun has star
 What torchrun itself reads from the environment (PET_NNODES and so on, as a TrainJob sets them) is left to it.
 """
 
+import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,14 +43,21 @@ def processes_wanted() -> tuple[int, int]:
         raise ParamsError(
             f"SPIN_RDZV_ENDPOINT must be host:port of one of the {nodes} machines, and is not set; set it on all of them."
         )
-    return _number("SPIN_NPROC") or _number("PET_NPROC_PER_NODE") or max(1, _visible_gpus()), nodes
+    asked, gpus = _number("SPIN_NPROC"), _visible_gpus()
+    if asked and gpus and asked > gpus:
+        raise ParamsError(
+            f"SPIN_NPROC must be at most the {gpus} visible GPUs, got {asked}; correct or unset it."
+        )
+    return asked or _number("PET_NPROC_PER_NODE") or max(1, gpus), nodes
 
 
 def _number(name: str) -> int | None:
     given = os.environ.get(name)
-    if given is None or (name.startswith("PET_") and not given.isdigit()):  # torchrun's `gpu`, `auto`, `1:4`
+    if given is None or (
+        name.startswith("PET_") and not given.isdecimal()
+    ):  # torchrun's `gpu`, `auto`, `1:4`
         return None
-    if not given.isdigit() or int(given) < 1:
+    if not given.isdecimal() or int(given) < 1:
         raise ParamsError(f"{name} must be a whole number above 0, got '{given}'; correct or unset it.")
     return int(given)
 
@@ -64,8 +73,10 @@ def _visible_gpus() -> int:
 def launch(arguments: Sequence[str], processes: int, nodes: int) -> int:
     """Run `spin ARGUMENTS` in so many processes here, of `nodes` machines; return 0, or the first failed one's exit code.
 
-    If one dies the others are ended. If this process is killed, they end themselves (`end_with_launcher`).
+    If one dies the others are ended. If this process is killed, they end themselves (`end_with_launcher`). torchrun's own
+    words stay unsaid: what the stage says last is what DVC, the flow and the user read.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
 
@@ -81,12 +92,34 @@ def launch(arguments: Sequence[str], processes: int, nodes: int) -> int:
             "--rdzv-id=spin",
         ]
     os.environ["SPIN_LAUNCHER"] = str(os.getpid())
+    logging.disable(logging.ERROR)  # of this process; the others log by themselves
     try:
         run(get_args_parser().parse_args([*options, "--module", "spin", *arguments]))
     except ChildFailedError as failed:
-        _, first = failed.get_first_failure()
-        return int(first.exitcode) if first.exitcode > 0 else 128 - int(first.exitcode)
+        # One that was killed comes first: the others fail because it does not answer.
+        codes = [
+            int(failed.get_first_failure()[1].exitcode),
+            *(int(each.exitcode) for each in failed.failures.values()),
+        ]
+        code = next((each for each in codes if each < 0 and each != -signal.SIGTERM), codes[0])
+        if code < 0:
+            print(
+                f"spin: a process of this stage was ended by signal {-code}, and the others with it; "
+                "the same command goes on where it was.",
+                file=sys.stderr,
+            )
+        return code if code > 0 else 128 - code
+    except SignalException as ended:
+        return 128 + int(ended.sigval)
+    finally:
+        logging.disable(logging.NOTSET)
     return 0
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether a process of several ends only because another one does not answer any more."""
+    said = str(error)
+    return is_launched() and isinstance(error, RuntimeError) and ("gloo" in said or "NCCL" in said)
 
 
 def end_with_launcher() -> None:

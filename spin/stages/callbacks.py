@@ -40,17 +40,17 @@ class AfterUpdate:
         self.snapshot: Callable[[TrainState], None] = lambda state: None
         self._first, self._started = state.step, time.monotonic()
         self._watch = RisingErrors()
-        for report in reports:
+        for report in reports if accelerator.is_main_process else ():
             self._watch.see(report)
 
     def __call__(self, report: Report) -> None:
         """Take in the report of one update."""
         self.reports.append(report)
-        self._watch.see(report)
         change = f", real {report['error_real_change']:+.5f}" if "error_real_change" in report else ""
         self.progress.update(1, f"loss {report['loss']:.4f}{change}, {self.pairs_per_second():.3g} pairs/s")
         if not self.accelerator.is_main_process:
             return
+        self._watch.see(report)
         current_run().update(report, self.state.step)
         self.snapshot(self.state)
         step, every = self.state.step, self.params.preview_every

@@ -193,3 +193,20 @@ def test_mlflow_and_dvc_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     by_iteration = [(value, step) for name, value, step, *_ in run.parent.metrics if name == "diversity"]
     assert by_iteration == [(rows[name], step) for step, name in enumerate(ITERATIONS, start=1)]
     assert read_json(paths.METRICS / "test.json")["diversity"] == rows
+
+
+def test_the_whole_run_keeps_the_tables_of_every_prompt_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    raw = params(references=[]).model_dump()
+    raw["prompt_sets"]["val"] = {"prompts": "val", "source": None, "images_per_prompt": None}
+    raw["evaluate"]["prompt_sets"] = ["test", "val"]
+    given, run = type(params()).model_validate(raw), StageRun()
+    for name in ("test", "val"):
+        write_run(paths.SCORES / name, {}, prompt_set=name)
+        run_tables(given, name)
+        tell_tables(run, given, "", name)
+    placed = [(Path(path).name, folder) for path, folder in run.parent.artifacts]
+    assert len(placed) == len(set(placed)), "none takes another's place"
+    assert {("mean.md", None), ("mean.md", "val")} <= set(placed)

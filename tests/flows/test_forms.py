@@ -133,8 +133,8 @@ def test_prefect_yaml_starts_a_crashed_run_again_but_not_for_ever() -> None:
     for each in automations.values():
         assert each["trigger"]["match_related"]["prefect.resource.name"] == names, each["name"]
     crashed = AutomationCore.model_validate(automations[STARTS_AGAIN]).trigger
-    assert crashed.match.root["prefect.run-count"] == [str(start) for start in range(1, MAX_STARTS)]  # type: ignore[union-attr]
-    assert crashed.after == {"prefect.flow-run.Running"}, "what cannot begin is not started again"  # type: ignore[union-attr]
+    assert crashed.match.root["prefect.run-count"] == [str(start) for start in range(1, MAX_STARTS)]
+    assert crashed.after == {"prefect.flow-run.Running"}, "what cannot begin is not started again"
 
 
 def test_no_schedule_is_on_that_nobody_switched_on() -> None:

@@ -6,25 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 pytest.importorskip("dvc")
 pytest.importorskip("prefect")
 
 from tests.flows.clones import make_clone, wait_until
+from tests.processes import running
 
 pytestmark = pytest.mark.slow
-
-
-def servers(root: Path) -> list[psutil.Process]:
-    """The server's processes below a supervisor, in the folder."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if process.info["cwd"] == str(root) and "server start" in command and "supervise.py" not in command:
-            found.append(process)
-    return found
 
 
 def test_a_server_that_is_killed_is_started_again_and_the_flow_ends_well(tmp_path: Path) -> None:
@@ -35,10 +25,12 @@ def test_a_server_that_is_killed_is_started_again_and_the_flow_ends_well(tmp_pat
         flow = subprocess.Popen([sys.executable, "-m", "flows"], cwd=root, env=env, stdout=log, stderr=log)
     try:
         wait_until((root / "waiting").is_file, 120)
-        killed = servers(root)
+        killed = running(root, "server start")
         for process in killed:
             os.kill(process.pid, signal.SIGKILL)
-        wait_until(lambda: {each.pid for each in servers(root)} - {each.pid for each in killed}, 30)
+        wait_until(
+            lambda: {each.pid for each in running(root, "server start")} - {each.pid for each in killed}, 30
+        )
         (root / "go").touch()
         assert flow.wait(120) == 0, (tmp_path / "log").read_text()[-3000:]
     finally:
@@ -46,4 +38,4 @@ def test_a_server_that_is_killed_is_started_again_and_the_flow_ends_well(tmp_pat
         flow.wait()
     assert (root / "report").read_text() == "report\n"
     assert "it is started again" in (tmp_path / "log").read_text()
-    assert not servers(root)
+    assert not running(root, "server start")

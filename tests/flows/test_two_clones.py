@@ -16,6 +16,7 @@ pytest.importorskip("prefect")
 from flows.server import client_settings, free_port, start_prefect, wait_for
 from tasks.process import let_go
 from tests.flows.clones import Team, dvc, listen, make_clone, start_worker, stop_worker, wait_until
+from tests.processes import alive
 
 pytestmark = pytest.mark.slow
 
@@ -149,11 +150,3 @@ def test_a_killed_run_goes_on_and_a_killed_worker_disturbs_no_other(team: Team) 
             assert not list((clone.root / ".spin/prefect/runs").iterdir()), "nothing is marked as alive"
     finally:
         stop_worker(again)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

@@ -166,6 +166,10 @@ def test_pairs_teach_diffusion_dpo_and_one_winner_a_prompt_the_others(finished: 
 def test_the_champion_is_one_of_those_trained_here_and_chosen_on_prompts_that_report_nothing(
     finished: Path,
 ) -> None:
+    page = (finished / "report/report.html").read_text(encoding="utf-8")
+    assert "Average score of moving to the next iteration above that of going on" in page, (
+        "figure 5, and what follows from it"
+    )
     entries = read_json(finished / "registry/registry.json")["models"]
     assert [entry["model"] for entry in entries] == ["iter1", "iter2", "iter3"]
     assert {entry["chosen_on"] for entry in entries} == {"validation"}

@@ -130,3 +130,12 @@ def test_training_commands_tell_iterations_from_baselines_and_fill_in_their_star
     assert Path("outputs/opponents/iter2") in read
     assert Path("outputs/checkpoints/iter1") in read
     assert STAGES["baseline"].settings(params, baseline)["learning_rate"] == 1e-4
+
+
+def test_the_page_waits_for_a_comparison_and_the_registry_does_not() -> None:
+    (made,) = STAGES["continual"].makes
+    waits = {
+        name: any(made.startswith(f"{read}/") for read in STAGES[name].reads)
+        for name in ("report", "register")
+    }
+    assert waits == {"report": True, "register": False}

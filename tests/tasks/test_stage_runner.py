@@ -1,6 +1,5 @@
 """The DVC stage runner: what it does with a stage that is current, fails, is blocked, or must be ended."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -17,16 +16,9 @@ from spin.runtime.provenance import recorded_outputs
 from tasks import process, stage
 from tasks.locks import mend_torn_list
 from tasks.project import Project, TornProjectError
+from tests.processes import alive
 
 MakeProject = Callable[[str], Path]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> bool:

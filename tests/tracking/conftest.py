@@ -35,7 +35,7 @@ def parameters(base: Path) -> Params:
 def put_checkpoint(name: str, change: float) -> None:
     """The base with another weight."""
     denoiser = load_denoiser(CHECKPOINTS / "base")
-    denoiser.conv_out.bias.data += change  # type: ignore[union-attr,operator]
+    denoiser.conv_out.bias.data += change
     shutil.rmtree(CHECKPOINTS / name, ignore_errors=True)
     (CHECKPOINTS / name).mkdir()
     save_checkpoint(CHECKPOINTS / name, name, denoiser, CHECKPOINTS / "base")
