@@ -7,6 +7,7 @@ Draws are made on the CPU, whose generator gives the same numbers on every machi
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,15 +29,17 @@ def randn_rows(generators: Sequence[torch.Generator], shape: tuple[int, ...]) ->
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
+@lru_cache(maxsize=2)  # of ten million rows it takes a second, and every update of the epoch asks for it
 def epoch_order(num_rows: int, epoch: int, *purpose: str | int) -> Tensor:
-    """The order in which epoch number `epoch` visits the rows: a permutation (num_rows,) int64."""
+    """The order in which epoch number `epoch` visits the rows: a permutation (num_rows,) int64, not to be changed."""
     return torch.randperm(num_rows, generator=generator_for(*purpose, "epoch", epoch))
 
 
 def rows_of_step(step: int, batch_size: int, num_rows: int, *purpose: str | int) -> Tensor:
     """Rows (batch_size,) that optimizer update `step` (from 0) visits: consecutive stretches of shuffled epochs."""
-    first = step * batch_size
-    epochs = range(first // num_rows, (first + batch_size - 1) // num_rows + 1)
-    rows = torch.cat([epoch_order(num_rows, epoch, *purpose) for epoch in epochs])
-    start = first - epochs[0] * num_rows
-    return rows[start : start + batch_size]
+    first, end = step * batch_size, (step + 1) * batch_size
+    stretches = []
+    for epoch in range(first // num_rows, (end - 1) // num_rows + 1):
+        start = epoch * num_rows
+        stretches.append(epoch_order(num_rows, epoch, *purpose)[max(first - start, 0) : end - start])
+    return torch.cat(stretches)

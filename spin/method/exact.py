@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spin.errors import NonFiniteError, ParamsError
+from spin.errors import ParamsError
 from spin.method.functions import FunctionName, pair_loss
 from spin.method.losses import denoising_error
 from spin.method.transitions import Transitions
@@ -146,12 +146,11 @@ def exact_gradient(
     transitions: Transitions,
     beta: float,
     function: FunctionName,
-    backward: Callable[[Tensor], None],
+    backward: Callable[[Tensor, bool], None],
 ) -> ExactLoss:
     """Call `backward` on K scalars whose gradients add up to that of the loss, one graph alive at a time.
 
-    The network must predict the same both times (no dropout). Raises `NonFiniteError` before any of it if the loss
-    is not finite.
+    With each goes whether it is the last. The network must predict the same both times (no dropout).
     """
     # First pass, without gradient: the margin of each pair over its whole trajectory.
     num_steps = len(transitions.timesteps)
@@ -163,27 +162,17 @@ def exact_gradient(
     # The loss, and its slope at each margin.
     margin = (change_gen - change_real).requires_grad_()
     loss = pair_loss(margin, beta, function).mean()
-    require_finite(loss)
     (slope,) = torch.autograd.grad(loss, margin)  # (B,), negative: d loss / d margin
 
     # Second pass: by the chain rule each step adds its own part, one graph alive at a time.
     torch.clear_autocast_cache()  # not every PyTorch casts weights again when the pass with gradient follows one without
     for step in range(num_steps):
         real, gen = step_errors(player, trajectories, transitions, step).change.chunk(2)
-        backward((slope * (gen - real)).sum() / num_steps)
+        backward((slope * (gen - real)).sum() / num_steps, step == num_steps - 1)
 
     # What to report.
     error_real, error_gen = errors.chunk(2)
     return ExactLoss(loss.detach(), margin.detach(), error_real, error_gen, change_real, change_gen)
-
-
-def require_finite(loss: Tensor) -> None:
-    """Raise `NonFiniteError` for a loss () that is NaN or infinite."""
-    if not torch.isfinite(loss):
-        raise NonFiniteError(
-            f"the loss must be finite, got {loss.item()}; the update was not applied: lower the learning rate or "
-            "beta, or train in fp32."
-        )
 
 
 def exact_forwards(num_pairs: int, num_steps: int) -> int:

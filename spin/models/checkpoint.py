@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from huggingface_hub import save_torch_state_dict
 
 from spin.errors import ModelError
 from spin.models.bases import Base, find_base, find_overlay
@@ -27,6 +29,8 @@ from spin.runtime.files import read_json, sha256_tree, write_json
 from spin.runtime.sums import checked
 
 MODEL_FILE = "model.json"
+MAX_SHARD_SIZE = "10GB"
+"""Of the files of a network, as diffusers has it."""
 
 
 def reference_of(base: BaseParams) -> dict[str, Any]:
@@ -165,17 +169,26 @@ def weights_digest(checkpoint: Path) -> str:
     return str(weights.get("unet") or weights.get("transformer") or weights["file"])
 
 
-def save_checkpoint(folder: Path, name: str, denoiser: torch.nn.Module, prev: Path) -> None:
-    """Write a trained denoiser or its adapter, in fp32, and model.json into a folder (the caller renames it)."""
+def save_checkpoint(
+    folder: Path,
+    name: str,
+    denoiser: torch.nn.Module,
+    prev: Path,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a trained denoiser or its adapter, in fp32, and model.json into a folder (the caller renames it).
+
+    `state` has its weights by name where they are not all in `denoiser`, which is then of a sharded training.
+    """
     reference = read_reference(prev)
     base = reference.get("base", reference)
     part = denoiser_folder_of(reference)
     weights: dict[str, Any]
     if has_adapter(denoiser):
-        lora = write_adapter(folder, denoiser, part)
+        lora = write_adapter(folder, denoiser, part, state)
         weights = {"lora": lora, DENOISER: lora["sha256"]}
     else:
-        denoiser.save_pretrained(folder / part, safe_serialization=True)  # type: ignore[operator]
+        write_network(folder / part, denoiser, state or denoiser.state_dict())
         weights = {DENOISER: sha256_tree(folder / part, "*.safetensors")}
     write_json(
         folder / MODEL_FILE,
@@ -185,6 +198,17 @@ def save_checkpoint(folder: Path, name: str, denoiser: torch.nn.Module, prev: Pa
             "prev": {"checkpoint": prev.name, DENOISER: weights_digest(prev)},
             **weights,
         },
+    )
+
+
+def write_network(folder: Path, network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a diffusers network in its own layout, as its `save_pretrained` would, with weights that lie elsewhere."""
+    network.save_config(folder)  # type: ignore[operator]
+    save_torch_state_dict(
+        {name: tensor.contiguous() for name, tensor in state.items()},
+        folder,
+        filename_pattern=SAFETENSORS_WEIGHTS_NAME.replace(".safetensors", "{suffix}.safetensors"),
+        max_shard_size=MAX_SHARD_SIZE,
     )
 
 

@@ -33,8 +33,13 @@ def expand_rows(conditioning: Conditioning, num_rows: int) -> Conditioning:
 
 
 def to_device(conditioning: Conditioning, device: torch.device | str) -> Conditioning:
-    """Move every tensor."""
-    return {name: tensor.to(device) for name, tensor in conditioning.items()}
+    """Move every tensor; the host does not wait where it is pinned."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in conditioning.items()}
+
+
+def pinned(conditioning: Conditioning) -> Conditioning:
+    """In memory that a GPU reads by itself."""
+    return {name: tensor.pin_memory() for name, tensor in conditioning.items()}
 
 
 def square_geometry(num_rows: int, resolution: int) -> Tensor:

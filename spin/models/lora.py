@@ -12,7 +12,7 @@ On disk an adapter is `pytorch_lora_weights.safetensors`, which diffusers' `pipe
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +88,23 @@ def frozen_twin(denoiser: nn.Module) -> nn.Module:
     return twin.eval().requires_grad_(False)
 
 
-def adapter_tensors(denoiser: nn.Module) -> dict[str, Tensor]:
-    """The adapter's tensors by diffusers' names, such as `down_blocks.0...to_q.lora_A.weight`; not copied."""
+def adapter_tensors(denoiser: nn.Module, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapter's tensors by diffusers' names, such as `down_blocks.0...to_q.lora_A.weight`; not copied.
+
+    They come from `state`, all weights by name, where they are not all in `denoiser`.
+    """
     from peft.utils import get_peft_model_state_dict
 
-    tensors: dict[str, Tensor] = get_peft_model_state_dict(denoiser, adapter_name=ADAPTER)
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(denoiser, state, adapter_name=ADAPTER)
     return tensors
 
 
-def write_adapter(folder: Path, denoiser: nn.Module, part: str) -> dict[str, Any]:
+def write_adapter(
+    folder: Path, denoiser: nn.Module, part: str, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
     """Write the adapter of the pipeline's component `part` (unet, transformer) below `folder`; return its record.
 
+    `state` as in `adapter_tensors`.
     The record (rank, alpha, targets, sha256) is what model.json keeps. The same adapter gives the same bytes.
     """
     configs: Any = denoiser.peft_config
@@ -109,7 +115,7 @@ def write_adapter(folder: Path, denoiser: nn.Module, part: str) -> dict[str, Any
         "targets": sorted(config.target_modules),
     }
     (folder / LORA_FOLDER).mkdir()
-    write_adapter_file(folder / LORA_FOLDER / LORA_FILE, adapter_tensors(denoiser), record, part)
+    write_adapter_file(folder / LORA_FOLDER / LORA_FILE, adapter_tensors(denoiser, state), record, part)
     return {**record, "sha256": sha256_file(folder / LORA_FOLDER / LORA_FILE)}
 
 
@@ -147,7 +153,11 @@ def read_adapter(checkpoint: Path, record: Mapping[str, Any], part: str) -> dict
 def load_adapter(denoiser: nn.Module, checkpoint: Path, record: Mapping[str, Any], part: str) -> None:
     """Bring the adapter of `denoiser` to that of a LoRA checkpoint; raises `ModelError` if they differ in shape."""
     own, read = adapter_tensors(denoiser), read_adapter(checkpoint, record, part)
-    _copy_into(own, read, f"{checkpoint} must hold an adapter for the same layers and rank")
+    wanted, came = ({name: tensor.shape for name, tensor in each.items()} for each in (own, read))
+    check_same_shapes(wanted, came, f"{checkpoint} must hold an adapter for the same layers and rank")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(read[name])
 
 
 def fuse_adapter(denoiser: nn.Module, checkpoint: Path, record: Mapping[str, Any], part: str) -> None:
@@ -166,22 +176,17 @@ def trainable_state(player: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def load_trainable_state(player: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Inverse of `trainable_state`, in place; raises `ModelError` if names or shapes differ."""
-    _copy_into(trainable_state(player), state, "the saved state must be of this network")
-
-
-def _copy_into(own: Mapping[str, Tensor], given: Mapping[str, Tensor], rule: str) -> None:
-    expected, came = ({name: tuple(t.shape) for name, t in each.items()} for each in (own, given))
+def check_same_shapes(
+    expected: Mapping[str, Sequence[int]], came: Mapping[str, Sequence[int]], rule: str
+) -> None:
+    """Raise `ModelError` with `rule` unless names and shapes are the same."""
+    expected, came = ({name: tuple(shape) for name, shape in each.items()} for each in (expected, came))
     if expected != came:
         name = min(name for name in {*expected, *came} if expected.get(name) != came.get(name))
         raise ModelError(
             f"{rule}, but {name} should be {expected.get(name, 'absent')} and came as {came.get(name, 'absent')}; "
             "use the one that belongs to it."
         )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(given[name])
 
 
 def check_continues(record: Mapping[str, Any] | None, lora: LoraParams, checkpoint: Path) -> None:

@@ -24,6 +24,13 @@ def process_state() -> PartialState:
     return PartialState(cpu=launched_on_cpu or use_cpu, timeout=PATIENCE)
 
 
+def share_of(num_rows: int) -> range:
+    """This process's equal share of so many rows, which the number of processes divides."""
+    state = process_state()
+    share = num_rows // state.num_processes
+    return range(state.process_index * share, (state.process_index + 1) * share)
+
+
 def default_device() -> str:
     """The accelerator if there is one, else the CPU."""
     return str(process_state().device)

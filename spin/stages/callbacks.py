@@ -18,11 +18,15 @@ from spin.stages.rising_errors import RisingErrors
 from spin.tracking.notes import current_run
 from spin.training.ema import averaged
 from spin.training.loop import TrainState
+from spin.training.parallel import is_sharded
 from spin.training.steps import Report
 
 
 class AfterUpdate:
-    """What follows every update: the curve, the line of progress, the step checkpoint, the preview."""
+    """What follows every update: the curve, the line of progress, the step checkpoint, the preview.
+
+    The first process does it; of a sharded training all do, as it is read by all of them together.
+    """
 
     def __init__(
         self,
@@ -48,11 +52,12 @@ class AfterUpdate:
         self.reports.append(report)
         change = f", real {report['error_real_change']:+.5f}" if "error_real_change" in report else ""
         self.progress.update(1, f"loss {report['loss']:.4f}{change}, {self.pairs_per_second():.3g} pairs/s")
-        if not self.accelerator.is_main_process:
+        if self.accelerator.is_main_process:
+            self._watch.see(report)
+            current_run().update(report, self.state.step)
+            self.snapshot(self.state)
+        elif not is_sharded(self.state.player):
             return
-        self._watch.see(report)
-        current_run().update(report, self.state.step)
-        self.snapshot(self.state)
         step, every = self.state.step, self.params.preview_every
         if step % self.params.checkpoint_every == 0:
             save_state(self.work, self.state, self.accelerator, self.reports)

@@ -41,6 +41,8 @@ def make_preview(
         try:
             with averaged(state.ema, state.trainable), torch.random.fork_rng(devices=[]):
                 images = _draw(params, prompts, cache, diffusion, accelerator)
+            if not accelerator.is_main_process:
+                return
             picture = folder / f"step-{state.step:06d}.png"
             with replacing_file(picture) as temporary:
                 contact_sheet(images, columns=4).save(temporary)

@@ -33,6 +33,7 @@ from spin.stages.work import (
 )
 from spin.training.ema import averaged
 from spin.training.loop import train
+from spin.training.parallel import is_sharded, whole_state
 from spin.training.precision import make_accelerator
 from spin.training.setup import (
     Inputs,
@@ -145,13 +146,16 @@ def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Traine
                 save_snapshot, name, networks.player, inputs.prev, inputs.snapshots, inputs.snapshot_every
             )
         train(state, recipe, accelerator, after)
-    if accelerator.is_main_process and state.step % params.training.checkpoint_every:
+    writes = accelerator.is_main_process or is_sharded(networks.player)
+    if writes and state.step % params.training.checkpoint_every:
         save_state(inputs.work, state, accelerator, reports)  # so that a rerun has no update left to do
 
     # Save the player, or the average of its weights.
-    if accelerator.is_main_process:
+    if writes:
         with averaged(state.ema, state.trainable):
-            save_checkpoint(out, name, networks.player, inputs.prev)
+            weights = whole_state(networks.player)
+            if accelerator.is_main_process:
+                save_checkpoint(out, name, networks.player, inputs.prev, weights)
     return Trained(reports, describe_run(state, params.training, accelerator, after.pairs_per_second()))
 
 

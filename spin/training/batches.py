@@ -1,7 +1,7 @@
-"""The training batch of an optimizer update: a function of (seed, stage, update) alone.
+"""The training batch of an optimizer update: each place in it is a function of (seed, stage, update, place) alone.
 
-Rows, timesteps, noise and dropped captions all come from streams named by the update, so a resumed run draws what an
-unbroken one would have drawn, whatever the micro-batch or the number of devices.
+Rows, timesteps, noise and dropped captions all come from streams of that name, so a resumed run draws what an unbroken
+one would have drawn, whatever the micro-batch, and each of several processes draws its own places and no others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from spin.method.schedule import NoiseSchedule
-from spin.models.conditioning import Conditioning, take, to_device
+from spin.models.conditioning import Conditioning, pinned, take, to_device
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.training import TrainingParams
-from spin.seeding import generator_for, rows_of_step
+from spin.seeding import generator_for, randn_rows, rows_of_step
 from spin.training.examples import Flips, Posterior, Rows, TrainingSet
 
 
@@ -37,7 +37,11 @@ class Noised(NamedTuple):
 
     def to(self, device: torch.device) -> "Noised":
         """Move every tensor."""
-        return Noised(*(tensor.to(device) for tensor in self))
+        return Noised(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+    def pinned(self) -> "Noised":
+        """In memory that a GPU reads by itself."""
+        return Noised(*(tensor.pin_memory() for tensor in self))
 
 
 class Batch(NamedTuple):
@@ -66,6 +70,11 @@ class Batch(NamedTuple):
         gen = None if self.gen is None else self.gen.to(device)
         return Batch(self.real.to(device), gen, to_device(self.conditioning, device))
 
+    def pinned(self) -> "Batch":
+        """In memory that a GPU reads by itself, while the host goes on."""
+        gen = None if self.gen is None else self.gen.pinned()
+        return Batch(self.real.pinned(), gen, pinned(self.conditioning))
+
 
 @dataclass(frozen=True)
 class BatchSource:
@@ -80,21 +89,27 @@ class BatchSource:
     seed: int
     stage: str
     """Name of the iteration or baseline."""
+    places: range
+    """This process's places in every batch, of `params.batch_size`."""
 
     def rows(self, step: int) -> list[int]:
         """The examples of update `step` (from 0): consecutive stretches of shuffled epochs."""
         size, total = self.params.batch_size, self.training_set.num_rows
-        rows: list[int] = rows_of_step(step, size, total, "rows", self.seed, self.stage).tolist()
+        order = rows_of_step(step, size, total, "rows", self.seed, self.stage)
+        rows: list[int] = order[self.places.start : self.places.stop].tolist()
         return rows
+
+    def generators(self, purpose: str, step: int) -> list[torch.Generator]:
+        """One stream for each place."""
+        return [generator_for(purpose, self.seed, self.stage, step, place) for place in self.places]
 
     def examples(self, step: int) -> Rows:
         """The examples of an update, half of their images mirrored if the parameters ask for it."""
-        rows, flips = self.rows(step), None
+        flips = None
         if self.params.horizontal_flip:
-            generator = generator_for("flip", self.seed, self.stage, step)
-            drawn = torch.rand(2, len(rows), generator=generator) < 0.5
-            flips = Flips(*drawn.tolist())
-        return self.training_set.fetch(rows, flips)
+            drawn = [torch.rand(2, generator=generator) < 0.5 for generator in self.generators("flip", step)]
+            flips = Flips(*torch.stack(drawn, 1).tolist())
+        return self.training_set.fetch(self.rows(step), flips)
 
     def conditioning(self, captions: Sequence[str], geometry: Tensor) -> Conditioning:
         """What the denoiser is told besides the latents, one row a caption."""
@@ -102,34 +117,37 @@ class BatchSource:
 
 
 def draw_batch(source: BatchSource, step: int) -> Batch:
-    """Make the whole effective batch of update `step` (from 0) on the CPU."""
+    """Make this process's places of the batch of update `step` (from 0) on the CPU."""
     params, total = source.params, source.schedule.num_train_timesteps
-    examples = source.examples(step)
-    generator = generator_for("noise", source.seed, source.stage, step)
+    examples, generators = source.examples(step), source.generators("noise", step)
 
     # Real images: latents, noise, timesteps; and the captions of both members.
-    x_0_real = draw_latents(examples.real, source.diffusion, params, generator)
-    eps = torch.randn(x_0_real.shape, generator=generator)
-    timesteps = draw_timesteps(len(x_0_real), total, params.timestep_sampling, generator)
-    captions = drop_captions(examples.captions, params.caption_dropout, generator)
+    x_0_real = draw_latents(examples.real, source.diffusion, params, generators)
+    eps = randn_rows(generators, tuple(x_0_real.shape[1:]))
+    timesteps = draw_timesteps(total, params.timestep_sampling, generators)
+    captions = drop_captions(examples.captions, params.caption_dropout, generators)
     real = _noised(source, x_0_real, eps, timesteps)
 
     # The opponent's images, by the same noise unless each member has its own.
     gen = None
     if examples.gen is not None:
-        x_0_gen = draw_latents(examples.gen, source.diffusion, params, generator)
+        x_0_gen = draw_latents(examples.gen, source.diffusion, params, generators)
         if not source.shared_noise:
-            eps = torch.randn(x_0_gen.shape, generator=generator)
-            timesteps = draw_timesteps(len(x_0_gen), total, params.timestep_sampling, generator)
+            eps = randn_rows(generators, tuple(x_0_gen.shape[1:]))
+            timesteps = draw_timesteps(total, params.timestep_sampling, generators)
         gen = _noised(source, x_0_gen, eps, timesteps)
     return Batch(real, gen, source.conditioning(captions, examples.geometry))
 
 
-def draw_timesteps(num_rows: int, num_train_timesteps: int, how: str, generator: torch.Generator) -> Tensor:
-    """Timesteps (num_rows,) int64 in [0, T): uniform, or by a logit-normal density (Esser et al. 2024, section 3.1)."""
+def draw_timesteps(num_train_timesteps: int, how: str, generators: Sequence[torch.Generator]) -> Tensor:
+    """Timesteps (B,) int64 in [0, T), one from each of B generators.
+
+    Uniform, or by a logit-normal density (Esser et al. 2024, arXiv:2403.03206, section 3.1).
+    """
     if how == "uniform":
-        return torch.randint(num_train_timesteps, (num_rows,), generator=generator)
-    share = torch.randn(num_rows, generator=generator).sigmoid()
+        drawn = [torch.randint(num_train_timesteps, (), generator=generator) for generator in generators]
+        return torch.stack(drawn)
+    share = randn_rows(generators, ()).sigmoid()
     return (share * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
 
 
@@ -143,17 +161,20 @@ def _noised(source: BatchSource, x_0: Tensor, eps: Tensor, timesteps: Tensor) ->
     )
 
 
-def drop_captions(captions: Sequence[str], share: float, generator: torch.Generator) -> list[str]:
+def drop_captions(captions: Sequence[str], share: float, generators: Sequence[torch.Generator]) -> list[str]:
     """Empty a share of the captions, which keeps the unconditional branch of guidance trained."""
-    dropped = torch.rand(len(captions), generator=generator) < share
-    return ["" if drop else caption for drop, caption in zip(dropped.tolist(), captions, strict=True)]
+    drawn = [float(torch.rand((), generator=generator)) for generator in generators]
+    return ["" if draw < share else caption for draw, caption in zip(drawn, captions, strict=True)]
 
 
 def draw_latents(
-    posterior: Posterior, diffusion: LatentDiffusion, params: TrainingParams, generator: torch.Generator
+    posterior: Posterior,
+    diffusion: LatentDiffusion,
+    params: TrainingParams,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
     """Latents (B, C, h, w) fp32 from the VAE's posterior: a sample, or its mean."""
     mean, logvar = posterior
     if params.sample_posterior:
-        mean = mean + (0.5 * logvar).exp() * torch.randn(mean.shape, generator=generator)
+        mean = mean + (0.5 * logvar).exp() * randn_rows(generators, tuple(mean.shape[1:]))
     return diffusion.scale(mean)

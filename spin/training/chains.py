@@ -1,6 +1,6 @@
 """The training batch of the exact objective: clean images and the noise of their chains.
 
-Like `spin.training.batches` a function of (seed, stage, update) alone. The opponent draws a new trajectory at every visit of a
+Like `spin.training.batches` a function of (seed, stage, update, place) alone. The opponent draws a new trajectory at every visit of a
 pair, so the images drawn beforehand are not needed; its expectation is the same.
 """
 
@@ -14,11 +14,10 @@ from torch import Tensor
 from spin.method.exact import draw_chain_noise, require_affordable
 from spin.method.schedule import NoiseSchedule
 from spin.method.transitions import Transitions
-from spin.models.conditioning import Conditioning, take, to_device
+from spin.models.conditioning import Conditioning, pinned, take, to_device
 from spin.models.flops import flop_of_prediction
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.schema import Params
-from spin.seeding import generator_for
 from spin.training.batches import BatchSource, draw_latents, drop_captions
 from spin.training.examples import TrainingSet
 
@@ -72,25 +71,29 @@ class ChainBatch(NamedTuple):
     def to(self, device: torch.device) -> "ChainBatch":
         """Move every tensor."""
         return ChainBatch(
-            self.x_0.to(device),
-            self.noise_real.to(device),
-            self.noise_gen.to(device),
+            self.x_0.to(device, non_blocking=True),
+            self.noise_real.to(device, non_blocking=True),
+            self.noise_gen.to(device, non_blocking=True),
             to_device(self.conditioning, device),
             self.chain,
         )
 
+    def pinned(self) -> "ChainBatch":
+        """In memory that a GPU reads by itself, while the host goes on."""
+        x_0, real, gen = (each.pin_memory() for each in (self.x_0, self.noise_real, self.noise_gen))
+        return ChainBatch(x_0, real, gen, pinned(self.conditioning), self.chain)
+
 
 def draw_chain_batch(source: BatchSource, chain: Chain, step: int) -> ChainBatch:
-    """Make the whole effective batch of update `step` (from 0) on the CPU."""
-    examples = source.examples(step)
-    generator = generator_for("noise", source.seed, source.stage, step)
-    x_0 = draw_latents(examples.real, source.diffusion, source.params, generator)
-    captions = drop_captions(examples.captions, source.params.caption_dropout, generator)
+    """Make this process's places of the batch of update `step` (from 0) on the CPU."""
+    examples, generators = source.examples(step), source.generators("noise", step)
+    x_0 = draw_latents(examples.real, source.diffusion, source.params, generators)
+    captions = drop_captions(examples.captions, source.params.caption_dropout, generators)
 
     def noise(side: str) -> Tensor:
-        purpose = ("chain", side, source.seed, source.stage, step)
-        generators = [generator_for(*purpose, place) for place in range(len(x_0))]
-        return draw_chain_noise(generators, tuple(x_0.shape[1:]), chain.transitions)
+        return draw_chain_noise(
+            source.generators(f"chain {side}", step), tuple(x_0.shape[1:]), chain.transitions
+        )
 
     noise_gen = noise("gen")
     noise_real = noise_gen if source.shared_noise else noise("real")

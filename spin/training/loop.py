@@ -2,12 +2,13 @@
 
 SPIN, Diffusion-DPO and supervised fine-tuning share this loop; they differ in the batch and in the objective.
 
-Each process takes an equal share of every batch, adds up its gradient in micro-batches, and the gradients are averaged
-once per update. That they meet in one place, and not inside the backward pass, lets one process run out of memory
-without leaving the others waiting for it.
+Each process draws its own places of every batch and adds up its gradient in micro-batches; the gradients are averaged
+while the last of them goes backward (see `spin.training.parallel`). The host waits for the device once per update, when it
+reads whether gradient and loss are finite: only then the optimizer moves.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spin.errors import NonFiniteError, ParamsError
-from spin.training.batches import Batch
-from spin.training.chains import ChainBatch
 from spin.training.memory import MicroBatch, is_out_of_memory
-from spin.training.steps import Objective, Predict, Report, micro_step
+from spin.training.parallel import is_sharded, replicate, whole
+from spin.training.prefetch import AnyBatch, Prefetch
+from spin.training.steps import Measured, Objective, Predict, Report, micro_step
 
 MAX_OVERFLOWS = 20
 """Attempts at one fp16 update, each at half the last one's loss scale, before training stops."""
@@ -52,8 +53,8 @@ class Recipe:
     objective: Objective
     opponent_of: Callable[[int], nn.Module | None]
     """Update -> the frozen reference that it is measured against; None where an update needs none."""
-    draw_batch: Callable[[int], Batch | ChainBatch]
-    """Update -> the whole effective batch."""
+    draw_batch: Callable[[int], AnyBatch]
+    """Update -> this process's share of the effective batch."""
     num_steps: int
     max_grad_norm: float
 
@@ -68,37 +69,40 @@ def train(
     micro-batch may not shrink.
     """
     state.player.train()
-    while state.step < recipe.num_steps:
+    with Prefetch(recipe.draw_batch, recipe.num_steps, accelerator.device) as draw_batch:
+        # Several processes find what fits into the memory of each before any of them can wait for another.
+        if accelerator.num_processes > 1 and state.step < recipe.num_steps and not is_sharded(state.player):
+            _fit(state, recipe, draw_batch(state.step), accelerator)
+        player = replicate(state.player, accelerator)
+
         # One update, then the schedule, the average and the report.
-        learning_rate = state.optimizer.param_groups[0]["lr"]
-        report, grad_norm = _update(state, recipe, accelerator)
-        state.lr_scheduler.step()
-        if state.ema is not None:
-            state.ema.step(state.trainable)
-        state.step += 1
-        on_step({"step": state.step, **report, "grad_norm": grad_norm, "learning_rate": learning_rate})
+        while state.step < recipe.num_steps:
+            learning_rate = state.optimizer.param_groups[0]["lr"]
+            report, grad_norm = _update(state, recipe, player, draw_batch(state.step), accelerator)
+            state.lr_scheduler.step()
+            if state.ema is not None:
+                state.ema.step(state.trainable)
+            state.step += 1
+            on_step({"step": state.step, **report, "grad_norm": grad_norm, "learning_rate": learning_rate})
 
 
-def _update(state: TrainState, recipe: Recipe, accelerator: Accelerator) -> tuple[Report, float]:
+def _update(
+    state: TrainState, recipe: Recipe, player: nn.Module, batch: AnyBatch, accelerator: Accelerator
+) -> tuple[Report, float]:
     """Move the optimizer once; return the mean report of the batch and the gradient norm before clipping."""
-    # Draw what this update trains on.
-    batch = recipe.draw_batch(state.step)
     opponent = recipe.opponent_of(state.step)
     for _ in range(MAX_OVERFLOWS):
-        report = _gradient(state, recipe, opponent, batch, accelerator)
-        grad_norm = accelerator.clip_grad_norm_(state.trainable, recipe.max_grad_norm)
-        if accelerator.scaler is None and not torch.isfinite(grad_norm):
-            raise NonFiniteError(
-                f"the gradient norm must be finite, got {grad_norm} at update {state.step + 1}; the update was not "
-                "applied: lower the learning rate or beta, or train in fp32."
-            )
+        measured = _gradient(state, recipe, player, opponent, batch, accelerator)
+        norm = whole(accelerator.clip_grad_norm_(state.trainable, recipe.max_grad_norm))
+        report, grad_norm = _read(measured, norm, accelerator)
+        _require_finite(report["loss"], grad_norm if accelerator.scaler is None else 0.0, state.step + 1)
 
         # Move the player.
         state.optimizer.step()  # with fp16 it does not move on an overflow, and halves the loss scale
         state.optimizer.zero_grad(set_to_none=True)
         # A fused AdamW skips an overflow inside its kernel, of which accelerate's `step_was_skipped` does not know.
-        if torch.isfinite(grad_norm) and not state.optimizer.step_was_skipped:
-            return report, float(grad_norm)
+        if math.isfinite(grad_norm) and not state.optimizer.step_was_skipped:
+            return report, grad_norm
         state.overflows += 1
     raise NonFiniteError(
         f"the gradient must be finite in fp16 at some loss scale, but update {state.step + 1} overflowed "
@@ -109,29 +113,51 @@ def _update(state: TrainState, recipe: Recipe, accelerator: Accelerator) -> tupl
 def _gradient(
     state: TrainState,
     recipe: Recipe,
+    player: nn.Module,
     opponent: nn.Module | None,
-    batch: Batch | ChainBatch,
+    batch: AnyBatch,
     accelerator: Accelerator,
-) -> Report:
+) -> Measured:
     """Put the gradient of the effective batch on the player, in smaller micro-batches if memory runs out."""
-    # This process's share of the batch.
-    share = list(batch.micro_batches(batch.num_rows // accelerator.num_processes))[accelerator.process_index]
     while True:
         try:
-            table, failed = _accumulate(state, recipe, opponent, share, accelerator), False
+            return _accumulate(state.micro_batch.size, recipe, player, opponent, batch, accelerator)
+        except Exception as error:
+            # Another process may wait for this one: it cannot begin again.
+            if not is_out_of_memory(error):
+                raise
+            if accelerator.num_processes > 1 or not state.micro_batch.can_shrink():
+                raise _out_of_memory(state.micro_batch) from None
+        state.optimizer.zero_grad(set_to_none=True)  # what a part of the batch left: nothing counts twice
+        state.micro_batch.shrink()
+
+
+def _fit(state: TrainState, recipe: Recipe, batch: AnyBatch, accelerator: Accelerator) -> None:
+    """Shrink the micro-batch, on all processes alike, until the largest share of memory that an update takes is there.
+
+    Raises `ParamsError` on all of them if it may not shrink.
+    """
+    opponents = (recipe.opponent_of(step) for step in range(recipe.num_steps))
+    opponent = next((each for each in opponents if each is not None), None)
+    moments = []
+    if not state.optimizer.state:  # AdamW will have two of each weight
+        moments = [torch.empty_like(each) for each in state.trainable for _ in range(2)]
+    while True:
+        size, failed = state.micro_batch.size, False
+        try:
+            parts: list[AnyBatch] = [*batch.micro_batches(size)]
+            _accumulate(size, recipe, state.player, opponent, parts[0], accelerator)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if not state.micro_batch.can_shrink():
-                raise _out_of_memory(state.micro_batch) from None
-            table, failed = {}, True
-
-        # All processes agree whether it fitted into memory.
+            failed = True
+        state.optimizer.zero_grad(set_to_none=True)
         if not _any(failed, accelerator):
-            _average_gradients(state.trainable, accelerator)
-            return _average_report(table, accelerator)
-        state.optimizer.zero_grad(set_to_none=True)  # what a part of the batch left: nothing counts twice
+            break
+        if not state.micro_batch.can_shrink():
+            raise _out_of_memory(state.micro_batch)
         state.micro_batch.shrink()
+    del moments
 
 
 def _out_of_memory(micro_batch: MicroBatch) -> ParamsError:
@@ -144,56 +170,53 @@ def _out_of_memory(micro_batch: MicroBatch) -> ParamsError:
 
 
 def _accumulate(
-    state: TrainState,
+    size: int,
     recipe: Recipe,
+    player: nn.Module,
     opponent: nn.Module | None,
-    share: Batch | ChainBatch,
+    batch: AnyBatch,
     accelerator: Accelerator,
-) -> Report:
-    """Add up the gradient of this process's share of the batch; return the mean of what the micro-batches report."""
-    sums: dict[str, float] = {}
+) -> Measured:
+    """Add up the gradient of a batch in micro-batches of `size`; return the mean of what these report, on the device."""
+    sums: Measured = {}
+    parts: list[AnyBatch] = [*batch.micro_batches(size)]
+    for part in parts:
+        share = (
+            part.num_rows / batch.num_rows
+        )  # every row counts equally, however many micro-batches there are
 
-    # Every row counts equally, however many micro-batches there are.
-    for part in share.micro_batches(state.micro_batch.size):
-        parts = share.num_rows / part.num_rows  # how many of this size make up the share
+        def backward(loss: Tensor, last: bool, part: AnyBatch = part, share: float = share) -> None:
+            if last and part is parts[-1]:
+                with accelerator.trigger_sync_in_backward(player):
+                    accelerator.backward(loss * share)
+            else:
+                accelerator.backward(loss * share)
 
-        def backward(loss: Tensor, parts: float = parts) -> None:
-            accelerator.backward(loss / parts)
-
-        with accelerator.autocast():
-            report = micro_step(
-                recipe.predict,
-                state.player,
-                opponent,
-                part.to(accelerator.device),
-                recipe.objective,
-                backward,
-            )
-        for name, value in report.items():
-            sums[name] = sums.get(name, 0.0) + value / parts
+        with accelerator.no_sync(player), accelerator.autocast():
+            on_device = part.to(accelerator.device)
+            measured = micro_step(recipe.predict, player, opponent, on_device, recipe.objective, backward)
+        for name, value in measured.items():
+            sums[name] = value * share + sums.get(name, 0.0)
     return sums
 
 
 def _any(flag: bool, accelerator: Accelerator) -> bool:
     """Whether `flag` holds in any process."""
-    if accelerator.num_processes == 1:
-        return flag
     total: Tensor = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
     return bool(total.item())
 
 
-def _average_gradients(trainable: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
-    if accelerator.num_processes == 1:
-        return
-    for parameter in trainable:
-        if parameter.grad is None:  # every process must take part in every sum
-            parameter.grad = torch.zeros_like(parameter)
-        torch.distributed.all_reduce(parameter.grad)
-        parameter.grad /= accelerator.num_processes
+def _read(measured: Measured, grad_norm: Tensor, accelerator: Accelerator) -> tuple[Report, float]:
+    """Bring the means over all processes and the gradient norm to the host, in one go."""
+    means: Tensor = accelerator.reduce(torch.stack([each.float() for each in measured.values()]), "mean")
+    *values, norm = torch.cat([means, grad_norm.float().reshape(1)]).tolist()
+    return dict(zip(measured, values, strict=True)), norm
 
 
-def _average_report(report: Report, accelerator: Accelerator) -> Report:
-    """Average over processes, in fp32."""
-    values = torch.tensor(list(report.values()), dtype=torch.float64).float().to(accelerator.device)
-    mean: Tensor = accelerator.reduce(values, "mean")
-    return dict(zip(report, mean.tolist(), strict=True))
+def _require_finite(loss: float, grad_norm: float, update: int) -> None:
+    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
+        if not math.isfinite(value):
+            raise NonFiniteError(
+                f"the {name} must be finite, got {value} at update {update}; the update was not applied: lower the "
+                "learning rate or beta, or train in fp32."
+            )

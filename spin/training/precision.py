@@ -2,6 +2,7 @@
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from spin.errors import ParamsError
@@ -24,7 +25,12 @@ def make_accelerator(params: TrainingParams) -> Accelerator:
             f"{params.batch_size} for {state.num_processes} processes of {params.micro_batch_size}; change one of them, or set "
             "SPIN_NPROC."
         )
-    return Accelerator(mixed_precision="no" if params.precision == "fp32" else params.precision)
+    return Accelerator(
+        mixed_precision="no" if params.precision == "fp32" else params.precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+        ],
+    )
 
 
 def store_products_in(denoiser: nn.Module, dtype: torch.dtype) -> None:

@@ -15,7 +15,7 @@ from spin.models.checkpoint import load_denoiser, weights_digest
 from spin.params.objective import ObjectiveParams
 from spin.params.schema import Params
 from spin.params.training import DpoParams, IterationParams, SftParams, TrainingParams
-from spin.runtime.devices import DTYPES
+from spin.runtime.devices import DTYPES, share_of
 from spin.sampling.opponents import check_drawer
 from spin.seeding import generator_for
 from spin.training.batches import Batch, BatchSource, draw_batch
@@ -26,6 +26,7 @@ from spin.training.loop import Recipe, TrainState
 from spin.training.memory import MicroBatch
 from spin.training.networks import Networks, load_networks
 from spin.training.optim import make_lr_scheduler, make_optimizer
+from spin.training.parallel import shard, shard_size
 from spin.training.precision import store_products_in
 from spin.training.steps import Objective
 
@@ -74,17 +75,20 @@ def make_objective(
 
 
 def set_up_networks(params: Params, name: str, prev: Path, device: torch.device) -> Networks:
-    """Load both sides in the formats they train in; the autoencoder stays on the CPU."""
+    """Load both sides in the formats they train in, sharded if asked; the autoencoder stays on the CPU."""
     training, plan = params.training, params.stage(name)
-    dtype = DTYPES[training.precision]
+    dtype, shards = DTYPES[training.precision], shard_size(training)
     reference = params.objective.reference if isinstance(plan, IterationParams) else "previous"
-    networks = load_networks(prev, device, training.lora, reference, dtype, params.seed)
-    networks.player.to(device)
+    loaded_on = device if shards == 1 else torch.device("cpu")  # a whole one may not fit
+    networks = load_networks(prev, loaded_on, training.lora, reference, dtype, params.seed)
+    networks.player.to(loaded_on)
     if training.lora is None:
         for opponent in networks.opponents:
             store_products_in(opponent, dtype)
     if training.gradient_checkpointing:
         networks.player.enable_gradient_checkpointing()  # type: ignore[operator]
+    if shards > 1:
+        shard([networks.player, *networks.opponents], shards)
     if training.compile:
         for network in (networks.player, *networks.opponents):
             network.compile()  # in place, so the names of the weights stay as they are
@@ -132,7 +136,10 @@ def make_recipe(params: Params, name: str, networks: Networks, training_set: Tra
     plan, diffusion = params.stage(name), networks.diffusion
     schedule = diffusion.noise_schedule
     shared_noise = params.objective.shared_noise or not isinstance(plan, IterationParams)
-    source = BatchSource(training_set, diffusion, schedule, params.training, shared_noise, params.seed, name)
+    places = share_of(params.training.batch_size)
+    source = BatchSource(
+        training_set, diffusion, schedule, params.training, shared_noise, params.seed, name, places
+    )
     draw: Callable[[int], Batch | ChainBatch] = partial(draw_batch, source)
     if isinstance(plan, IterationParams) and params.objective.kind == "exact":
         chain = open_chain(diffusion, training_set, params, plan.num_steps)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spin.method.exact import PredictEps, draw_trajectories, exact_gradient, require_finite
+from spin.method.exact import PredictEps, draw_trajectories, exact_gradient
 from spin.method.functions import FunctionName
 from spin.method.guards import error_gradient, loser_scale, opponent_sign, scale_gradient
 from spin.method.losses import PreferenceLoss, denoising_error, implicit_accuracy, preference_loss, sft_loss
@@ -20,10 +20,15 @@ from spin.training.chains import ChainBatch
 Predict = Callable[[nn.Module, Tensor, Tensor, Conditioning], Tensor]
 """A family's `predict`: (denoiser, x_t, times, conditioning) -> prediction."""
 
-Backward = Callable[[Tensor], None]
-"""Adds the gradient of a scalar to the player's; the trainer divides by the number of micro-batches in it."""
+Backward = Callable[[Tensor, bool], None]
+"""Adds the gradient of a scalar to the player's, and is told whether it is the micro-batch's last.
+
+The trainer divides by the number of micro-batches in it."""
 
 Report = dict[str, float]
+"""What the curve tells of an update."""
+Measured = dict[str, Tensor]
+"""The same of one micro-batch, each () on its device: to read it there would make the host wait."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,10 @@ def micro_step(
     batch: Batch | ChainBatch,
     objective: Objective,
     backward: Backward,
-) -> Report:
+) -> Measured:
     """Add the gradient of one micro-batch through `backward`, and tell what to report of it.
 
-    Without an opponent, which supervised fine-tuning can do without, no change against it is reported. Raises
-    `NonFiniteError` before the gradient if the loss is not finite.
+    Without an opponent, which supervised fine-tuning can do without, no change against it is reported.
     """
     if isinstance(batch, ChainBatch):
         assert opponent is not None
@@ -110,9 +114,9 @@ def micro_step(
         with torch.no_grad():
             opponent_errors = denoise(predict, opponent, batch)
     player_errors = denoise(predict, player, batch)
-    report = {"error_real": player_errors.real.mean().item()}
+    report = {"error_real": player_errors.real.mean()}
     if opponent_errors is not None:
-        report["error_real_change"] = (player_errors.real - opponent_errors.real).mean().item()
+        report["error_real_change"] = (player_errors.real - opponent_errors.real).mean()
 
     # The loss: of single images, or of pairs against the opponent.
     if objective.beta is None:
@@ -123,22 +127,20 @@ def micro_step(
         assert player_errors.gen is not None
         (loss, margin), extra = _pair_loss(player_errors, opponent_errors, batch, objective)
         report |= {
-            "error_gen": player_errors.gen.mean().item(),
-            "error_gen_change": (player_errors.gen - opponent_errors.gen).mean().item(),
-            "implicit_accuracy": implicit_accuracy(margin).item(),
-            "margin": margin.mean().item(),
+            "error_gen": player_errors.gen.mean(),
+            "error_gen_change": (player_errors.gen - opponent_errors.gen).mean(),
+            "implicit_accuracy": implicit_accuracy(margin),
+            "margin": margin.mean(),
             **extra,
         }
 
-    # The gradient, unless the loss says that it would be none.
-    require_finite(loss)
-    backward(loss)
-    return {"loss": loss.item(), **report}
+    backward(loss, True)
+    return {name: value.detach() for name, value in {"loss": loss, **report}.items()}
 
 
 def _pair_loss(
     player: Errors, opponent: Errors, batch: Batch, objective: Objective
-) -> tuple[PreferenceLoss, Report]:
+) -> tuple[PreferenceLoss, Measured]:
     """The preference loss under the objective's weights, sign and guard, and what these add to the report."""
     assert batch.gen is not None
     assert player.gen is not None
@@ -147,11 +149,11 @@ def _pair_loss(
 
     # Weights of the timesteps, with SePPO's sign on the opponent's images.
     weight_real, weight_gen = (objective.weights_at(side.timesteps) for side in (batch.real, batch.gen))
-    extra: Report = {}
+    extra: Measured = {}
     if objective.sign_rule:
         sign = opponent_sign(player.real, opponent.real)
         weight_gen = weight_gen * sign
-        extra["repelled"] = (sign > 0).float().mean().item()
+        extra["repelled"] = (sign > 0).float().mean()
 
     # SDPO's scale on the gradient from the opponent's images.
     player_gen = weight_gen * player.gen
@@ -161,7 +163,7 @@ def _pair_loss(
         gradient_gen = error_gradient(prediction_gen, batch.gen.target, weight_gen)
         scale = loser_scale(gradient_real, gradient_gen, objective.loser_scale)
         player_gen = scale_gradient(player_gen, scale)
-        extra["loser_scale"] = scale.item()
+        extra["loser_scale"] = scale
 
     # The loss from four weighted errors.
     loss = preference_loss(
@@ -182,7 +184,7 @@ def _exact_step(
     batch: ChainBatch,
     objective: Objective,
     backward: Backward,
-) -> Report:
+) -> Measured:
     """A micro-batch of the exact objective; its errors are weighted means over the trajectory."""
     assert objective.beta is not None
     opponent_eps, player_eps = (eps_predictor(predict, side, batch) for side in (opponent, player))
@@ -194,13 +196,13 @@ def _exact_step(
         player_eps, trajectories, transitions, objective.beta, objective.function, backward
     )
     return {
-        "loss": result.loss.item(),
-        "error_real": result.error_real.mean().item(),
-        "error_real_change": result.change_real.mean().item(),
-        "error_gen": result.error_gen.mean().item(),
-        "error_gen_change": result.change_gen.mean().item(),
-        "implicit_accuracy": implicit_accuracy(result.margin).item(),
-        "margin": result.margin.mean().item(),
+        "loss": result.loss,
+        "error_real": result.error_real.mean(),
+        "error_real_change": result.change_real.mean(),
+        "error_gen": result.error_gen.mean(),
+        "error_gen_change": result.change_gen.mean(),
+        "implicit_accuracy": implicit_accuracy(result.margin),
+        "margin": result.margin.mean(),
     }
 
 

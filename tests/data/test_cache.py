@@ -31,7 +31,7 @@ SHARDS = 5
 def made(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spin.data.cache, "SHARD_SIZE", 5)
-        return prepare(tmp_path_factory.mktemp("cache"), tiny_base, opponents=())
+        return prepare(tmp_path_factory.mktemp("cache"), tiny_base, iterations=())
 
 
 @pytest.fixture

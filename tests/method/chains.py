@@ -83,5 +83,5 @@ def gradients(denoiser: nn.Module) -> list[Tensor]:
     return found
 
 
-def backward(loss: Tensor) -> None:
+def backward(loss: Tensor, last: bool) -> None:
     loss.backward()  # type: ignore[no-untyped-call]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spin.errors import NonFiniteError
 from spin.method.exact import (
     Trajectories,
     exact_gradient,
@@ -97,7 +96,7 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
             for parameter, direction in zip(moved.parameters(), directions, strict=True):
                 parameter += distance * direction
         return exact_gradient(
-            predictor(moved, chain), drawn, chain, 2.0, "logistic", lambda _: None
+            predictor(moved, chain), drawn, chain, 2.0, "logistic", lambda *_: None
         ).loss.item()
 
     assert float(slope) == pytest.approx((loss_at(1e-5) - loss_at(-1e-5)) / 2e-5, rel=1e-6)
@@ -110,7 +109,7 @@ def test_the_approximate_objective_is_never_less_than_the_exact_one(
 ) -> None:
     """Jensen; the expectation over the timestep is taken by going through all of them."""
     player, _, chain, drawn = game(steps=8)
-    exact = exact_gradient(predictor(player, chain), drawn, chain, beta, function, lambda _: None).loss
+    exact = exact_gradient(predictor(player, chain), drawn, chain, beta, function, lambda *_: None).loss
     terms = []
     for step in range(len(chain.s)):
         real, gen = step_errors(predictor(player, chain), drawn, chain, step).change.chunk(2)
@@ -126,7 +125,7 @@ def test_the_approximate_objective_is_never_less_than_the_exact_one(
 def test_the_approximate_objective_on_the_chains_grid_has_the_same_scale() -> None:
     """With the weights of the chain, the mean over timesteps of the margin is the exact margin itself."""
     player, _, chain, drawn = game(steps=8)
-    exact = exact_gradient(predictor(player, chain), drawn, chain, 1.0, "logistic", lambda _: None)
+    exact = exact_gradient(predictor(player, chain), drawn, chain, 1.0, "logistic", lambda *_: None)
     margins = []
     for step in range(len(chain.s)):
         real, gen = step_errors(predictor(player, chain), drawn, chain, step).change.chunk(2)
@@ -135,20 +134,21 @@ def test_the_approximate_objective_on_the_chains_grid_has_the_same_scale() -> No
     torch.testing.assert_close(exact.change_gen - exact.change_real, exact.margin)
 
 
-def test_a_loss_that_is_not_finite_is_refused_before_any_gradient() -> None:
+def test_only_the_last_part_of_the_gradient_is_called_the_last() -> None:
+    """Several processes average what has been added up when it comes."""
     player, _, chain, drawn = game()
-    nn.init.constant_(player.get_parameter("outer.bias"), math.inf)
-    calls: list[Tensor] = []
-    with pytest.raises(NonFiniteError, match="the update was not applied"):
-        exact_gradient(predictor(player, chain), drawn, chain, 1.0, "logistic", calls.append)
-    assert not calls
+    calls: list[bool] = []
+    exact_gradient(
+        predictor(player, chain), drawn, chain, 1.0, "logistic", lambda _, last: calls.append(last)
+    )
+    assert calls == [False] * (len(chain.timesteps) - 1) + [True]
 
 
 def test_the_gradient_flows_under_autocast_too() -> None:
     player, _, chain, drawn = game()
     player.float()
     single = Trajectories(drawn.latents.float(), drawn.opponent_eps.float())
-    grown: Callable[[Tensor], None] = backward
+    grown: Callable[[Tensor, bool], None] = backward
     with torch.autocast("cpu", torch.bfloat16):
         exact_gradient(predictor(player, chain), single, chain, 2.0, "logistic", grown)
     in_half = [gradient.clone() for gradient in gradients(player)]

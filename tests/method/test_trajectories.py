@@ -49,8 +49,8 @@ def test_every_level_of_the_chain_has_noise_of_its_own_and_the_start_is_the_forw
 
 def test_the_reported_errors_are_weighted_and_their_difference_is_the_change() -> None:
     player, opponent, chain, drawn = game()
-    result = exact_gradient(predictor(player, chain), drawn, chain, 1.0, "logistic", lambda _: None)
-    theirs = exact_gradient(predictor(opponent, chain), drawn, chain, 1.0, "logistic", lambda _: None)
+    result = exact_gradient(predictor(player, chain), drawn, chain, 1.0, "logistic", lambda *_: None)
+    theirs = exact_gradient(predictor(opponent, chain), drawn, chain, 1.0, "logistic", lambda *_: None)
     torch.testing.assert_close(result.error_real - theirs.error_real, result.change_real)
     torch.testing.assert_close(result.error_gen - theirs.error_gen, result.change_gen)
     total = torch.zeros(8, dtype=torch.float64)

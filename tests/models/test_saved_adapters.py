@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from torch import nn
 
 from spin.errors import ModelError, ParamsError
 from spin.models.checkpoint import load_model, save_checkpoint
-from spin.models.lora import adapter_tensors, load_trainable_state, trainable_state
+from spin.models.lora import adapter_tensors, trainable_state
 from spin.runtime.files import read_json, replacing_dir, sha256_tree, write_json
+from spin.stages.resume import restore_state, save_state
+from spin.training.loop import TrainState
+from spin.training.memory import MicroBatch
 from spin.training.networks import iterates_up_to, load_networks
 from tests.models.adapters import CPU, LORA, move, predict, predicted, walk
 
@@ -101,13 +106,23 @@ def test_a_torn_adapter_is_refused(checkpoints: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "iter1")
 
 
-def test_the_resume_state_holds_the_adapter_alone_and_restores_it_to_the_bit(checkpoints: Path) -> None:
+def test_the_resume_state_holds_the_adapter_alone_and_restores_it_to_the_bit(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    def state_of(player: nn.Module) -> TrainState:
+        weights = [each for each in player.parameters() if each.requires_grad]
+        optimizer = torch.optim.AdamW(weights)
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+        return TrainState(player, weights, optimizer, schedule, MicroBatch(1, False))
+
     first, second = (load_networks(checkpoints / "base", CPU, LORA).player for _ in range(2))
     move(first)
     state = trainable_state(first)
     assert len(state) == len(adapter_tensors(first))
-    load_trainable_state(second, state)
+    save_state(tmp_path, state_of(first), Accelerator(), [])
+    restore_state(tmp_path, state_of(second), Accelerator())
     assert torch.equal(predict(first), predict(second))
     assert not torch.equal(predict(first), predicted(checkpoints / "base"))
-    with pytest.raises(ModelError, match="the saved state must be of this network"):
-        load_trainable_state(second, dict(list(state.items())[1:]))
+    other = load_networks(checkpoints / "base", CPU, LORA.model_copy(update={"rank": 3})).player
+    with pytest.raises(ModelError, match="its weights must be of this network"):
+        restore_state(tmp_path, state_of(other), Accelerator())

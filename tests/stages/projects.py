@@ -31,16 +31,18 @@ def raw_parameters(base: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def prepare(folder: Path, base: Path, opponents: Sequence[str] = ("iter1",)) -> Path:
-    """Make data, base, cache and the opponents of the iterations named in `folder`."""
-    write_params(folder, miniature_params(base))
+def prepare(
+    folder: Path, base: Path, iterations: Sequence[str] = ("iter1",), **sections: dict[str, Any]
+) -> Path:
+    """Make data, base, cache and the opponents of the iterations named in `folder`; `sections` as in `parameters`."""
+    write_params(folder, raw_parameters(base, **sections))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        params = parameters(base)
+        params = parameters(base, **sections)
         run_data(params)
         run_base(params)
         run_cache(params)
-        for name in opponents:
+        for name in iterations:
             run_opponents(params, name)
     return folder
 

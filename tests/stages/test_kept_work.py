@@ -10,7 +10,7 @@ import spin.data.writer
 import spin.rewards.scoring
 import spin.training.loop
 from spin import paths
-from spin.errors import ModelError
+from spin.errors import DamagedError
 from spin.runtime.files import sha256_tree
 from spin.stages.data import run_prompt_set
 from spin.stages.kept_work import MARK
@@ -114,17 +114,16 @@ def test_kept_images_that_are_damaged_are_drawn_again(inside: Path, tiny_base: P
     assert sha256_tree(samples) == before
 
 
+@pytest.mark.parametrize("file", ["shard-*.safetensors", "training.json"])
 def test_a_damaged_step_checkpoint_is_not_trained_on(
-    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     (inside / "dvc.yaml").touch()
     params = parameters(tiny_base)
     run_train(params, "iter1")
-    (state,) = Path(".spin/work").glob("train-iter1-*/state.pt")
-    flip(state)
-    with pytest.raises(
-        ModelError, match=rf"{state} must be a step checkpoint .* is damaged.*delete it to start over"
-    ):
+    (state,) = Path(".spin/work").glob("train-iter1-*/state-*")
+    flip(next(state.glob(file)))
+    with pytest.raises(DamagedError, match=rf"{state}/{file[:5]}.* but holds others .*rm -r"):
         run_train(params, "iter1")
 
 

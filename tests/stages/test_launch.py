@@ -96,7 +96,7 @@ def test_a_kill_ends_all_of_it_and_the_same_command_goes_on(
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, env=environment(2), stdout=log, stderr=log)
     kept = tmp_path / ".spin" / "work"
-    assert wait_until(lambda: any(kept.glob("train-*/state.pt")) or process.poll() is not None, 60)
+    assert wait_until(lambda: any(kept.glob("train-*/state-*")) or process.poll() is not None, 60)
     assert process.poll() is None, "it ended before it could be killed"
     ranks = [each for each in running(tmp_path) if each.pid != process.pid]
     assert len(ranks) == 2

@@ -102,7 +102,7 @@ def test_kill_9_and_rerun_ends_where_an_unbroken_run_ends(inside: Path, tiny_bas
 
     process = subprocess.Popen(command, cwd=inside, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(inside.glob(".spin/work/train-iter1-*/state.pt")):
+    while not list(inside.glob(".spin/work/train-iter1-*/state-*")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -135,7 +135,9 @@ def test_denoising_real_and_generated_together_equals_apart(inside: Path, tiny_b
     diffusion = load_model(Path("outputs/checkpoints/base"))
     cache = Cache(Path("outputs/cache"))
     training_set = spin_training_set(Path("outputs/data"), cache, Path("outputs/opponents/iter1"))
-    source = BatchSource(training_set, diffusion, diffusion.noise_schedule, params.training, True, 0, "iter1")
+    training, schedule = params.training, diffusion.noise_schedule
+    places = range(training.batch_size)
+    source = BatchSource(training_set, diffusion, schedule, training, True, 0, "iter1", places)
     batch = draw_batch(source, 0)
     both = denoise(diffusion.predict, diffusion.denoiser, batch)
     real_alone = denoise(diffusion.predict, diffusion.denoiser, batch._replace(gen=None))

@@ -108,11 +108,18 @@ def play(
         make_lr_scheduler(made, plan, training),
         MicroBatch(micro_batch, auto),
     )
+
+    def own_share(step: int) -> Batch:
+        batch = draw_batch(step)
+        return list(batch.micro_batches(batch.num_rows // accelerator.num_processes))[
+            accelerator.process_index
+        ]
+
     recipe = Recipe(
         predict,
         objective or Objective(2.0),
         opponent_of or (lambda _: opponent),
-        draw_batch,
+        own_share,
         plan.num_steps,
         max_grad_norm,
     )

@@ -69,7 +69,10 @@ def step(
 ) -> tuple[Report, Tensor]:
     """Report and gradient (all parameters in one vector) of a micro-batch."""
     player.zero_grad()
-    report = micro_step(diffusion.predict, player, opponent, batch, objective, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
+    measured = micro_step(
+        diffusion.predict, player, opponent, batch, objective, lambda loss, _: loss.backward()
+    )  # type: ignore[no-untyped-call]
+    report = {name: value.item() for name, value in measured.items()}
     return report, torch.cat([p.grad.flatten() for p in player.parameters() if p.grad is not None]).clone()
 
 
@@ -91,7 +94,7 @@ def chain_batch(
     raw = miniature_params(Path("unused"))
     params = Params.model_validate(raw).training
     examples, schedule = training_set(diffusion), diffusion.noise_schedule
-    source = BatchSource(examples, diffusion, schedule, params, shared, 0, "iter1")
+    source = BatchSource(examples, diffusion, schedule, params, shared, 0, "iter1", range(params.batch_size))
     return draw_chain_batch(source, chain, update)
 
 

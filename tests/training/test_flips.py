@@ -70,7 +70,7 @@ def asked_for(diffusion: LatentDiffusion, stage: str = "iter1", seed: int = 0, *
 
     params = training_params(**{"horizontal_flip": True, "batch_size": 32, **training})
     source = BatchSource(
-        TrainingSet(64, fetch, lambda _: {}), diffusion, schedule(), params, True, seed, stage
+        TrainingSet(64, fetch, lambda _: {}), diffusion, schedule(), params, True, seed, stage, range(32)
     )
     for step in range(64):
         source.examples(step)

@@ -65,7 +65,7 @@ def test_kill_9_of_a_lora_training_with_an_average_ends_where_an_unbroken_one_do
     unbroken = sha256_tree(checkpoint)
     process = subprocess.Popen(command, cwd=inside, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(inside.glob(".spin/work/train-iter1-*/state.pt")):
+    while not list(inside.glob(".spin/work/train-iter1-*/state-*")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)

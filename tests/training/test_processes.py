@@ -1,11 +1,5 @@
 """Properties of the loop's edges: several processes, memory that runs out, gradients that overflow."""
 
-import os
-import pickle
-import signal
-import socket
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +10,12 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from spin.errors import ParamsError
-from spin.runtime.devices import process_state
-from spin.training.loop import _average_gradients
 from spin.training.memory import MicroBatch
-from spin.training.precision import make_accelerator
 from spin.training.steps import Objective
 from tests.training import games
-from tests.training.games import ROWS, denoiser, play, predict, training_params, weight_of
+from tests.training.games import ROWS, denoiser, play, predict, weight_of
 from tests.training.running import Scaled
+from tests.training.two_processes import in_two_processes
 
 FULL = torch.OutOfMemoryError("CUDA out of memory.")
 
@@ -46,44 +38,6 @@ def holds(rows: int, seen: list[int] | None = None) -> Callable[..., Tensor]:
     return predicted
 
 
-def in_two_processes(folder: Path, work: Callable[[int], Any]) -> list[Any]:
-    """What `work` returns for ranks 0 and 1, each in a forked process that talks to the other through gloo."""
-    if torch.cuda.is_available():
-        pytest.skip("CUDA cannot be used in a forked process")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = []
-    for rank in range(2):
-        child = os.fork()
-        if not child:
-            code = 1
-            try:
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                AcceleratorState._reset_state(reset_partial_state=True)
-                process_state()
-                (folder / str(rank)).write_bytes(pickle.dumps(work(rank)))
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        children.append(child)
-    waiting = set(children)
-    while waiting:
-        for child in list(waiting):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                waiting.remove(child)
-            if status:  # the other one would wait for it
-                for other in waiting:
-                    os.kill(other, signal.SIGKILL)
-            assert not status
-        time.sleep(0.01)
-    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
-
-
 @pytest.mark.parametrize("full", [None, 0, 1])
 def test_two_processes_move_the_weights_as_one_does_whoever_runs_out_of_memory(
     tmp_path: Path, full: int | None
@@ -91,19 +45,16 @@ def test_two_processes_move_the_weights_as_one_does_whoever_runs_out_of_memory(
     player = denoiser()
     wanted = play(player, optimizer=sgd(player))
 
-    def work(rank: int) -> tuple[Any, Any, int, int]:
+    def work(rank: int) -> tuple[Any, Any, int]:
         seen: list[int] = []
         mine, memory = denoiser(), holds(2 if rank == full else 100, seen)
         reports = play(mine, micro_batch=2, auto=True, predict=memory, optimizer=sgd(mine))
-        frozen = nn.Parameter(torch.zeros(1))  # has no gradient in either process
-        _average_gradients([frozen], make_accelerator(training_params(micro_batch_size="auto")))
-        return reports, weight_of(mine).tolist(), int(frozen.grad is not None), seen[-1]
+        return reports, weight_of(mine).tolist(), seen[-1]
 
-    for reports, weight, summed, rows in in_two_processes(tmp_path, work):
+    for reports, weight, rows in in_two_processes(tmp_path, work):
         assert rows == (4 if full is None else 2), "both go on with what fits into the smaller memory"
         torch.testing.assert_close(torch.tensor(weight), weight_of(player), rtol=1e-4, atol=1e-6)
         assert reports[0] == pytest.approx(wanted[0], rel=1e-4)
-        assert summed
 
 
 def test_an_update_leaves_no_gradient_behind_and_the_player_in_training() -> None:

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from spin.errors import NonFiniteError
 from spin.method.losses import preference_loss
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.training.chains import Chain
@@ -143,19 +142,7 @@ def test_the_gradient_of_a_step_is_the_slope_of_its_loss(
         with torch.no_grad():
             for parameter, part in zip(trained, direction.split([p.numel() for p in trained]), strict=True):
                 parameter += distance * part.reshape(parameter.shape)
-        return micro_step(diffusion.predict, player, opponent, batch, target, lambda _: None)["loss"]
+        return micro_step(diffusion.predict, player, opponent, batch, target, lambda *_: None)["loss"].item()
 
     ahead, behind = loss_at(1e-6), loss_at(-2e-6)
     assert (gradient @ direction).item() == pytest.approx((ahead - behind) / 2e-6, rel=1e-4)
-
-
-def test_a_loss_that_is_not_finite_is_refused_before_any_gradient(
-    diffusion: LatentDiffusion, player: nn.Module, opponent: nn.Module
-) -> None:
-    calls: list[Tensor] = []
-    with torch.no_grad():
-        next(player.parameters()).fill_(math.nan)
-    for batch in (make_batch(diffusion), chain_batch(diffusion, Chain.of(diffusion, 2))):
-        with pytest.raises(NonFiniteError, match="must be finite, got nan; the update was not applied"):
-            micro_step(diffusion.predict, player, opponent, batch, Objective(1.0), calls.append)
-    assert not calls
