@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -30,11 +29,12 @@ from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.runtime.code import code_digest
 from spin.runtime.devices import process_state
-from spin.runtime.files import read_json, read_parquet, replacing_dir, write_json
+from spin.runtime.files import read_json, replacing_dir, write_json
 from spin.runtime.images import open_rgb, to_pixel_values
 from spin.runtime.progress import Progress
 from spin.runtime.shards import link_tree, my_shards, progress_over, wait_for_all, work_key
 from spin.runtime.sums import checked_digest
+from spin.runtime.tables import Table
 from spin.runtime.tensors import FLIPPED, ShardedTensors, holds, posteriors_at, save_shard
 
 SHARD_SIZE = 1024
@@ -42,6 +42,8 @@ PREPROCESSING = {"latents": "rgb in [-1, 1], fp32", "captions": "as they are, fp
 """What happens to an image or a caption before its encoder; part of every digest."""
 _ENCODING_CODE = ("spin.models.checkpoint:load_model", "spin.models.latent_diffusion", "spin.runtime.images")
 """After a change in the meaning of this nothing that was stored before is used."""
+DIGEST = "S32"
+"""How a SHA-256 is compared over a whole data set: half of its digits, which no accident makes equal."""
 _FILES = {"latents": "posteriors", "captions": "text"}
 
 
@@ -116,23 +118,28 @@ def encode_both_ways(diffusion: LatentDiffusion, pixel_values: Tensor) -> dict[s
 
 def _names(data: Path) -> tuple[list[str], list[str]]:
     """Every image to encode and every caption, the empty one first, each once."""
-    manifest = read_manifest(data)
-    images, captions = list(manifest["image"]), ["", *manifest["caption"]]
+    images, captions = dict[str, None](), {"": None}
+    tables = {read_manifest(data): ["image"]}
     if (data / "pairs.parquet").is_file():
-        pairs = read_pairs(data)
-        images += [*pairs["image_w"], *pairs["image_l"]]
-        captions += list(pairs["caption"])
+        tables[read_pairs(data)] = ["image_w", "image_l"]
+    for table, sides in tables.items():
+        for side in sides:
+            for frame in table.batches(side):
+                images.update(dict.fromkeys(frame[side]))
+        for frame in table.batches("caption"):
+            captions.update(dict.fromkeys(frame["caption"]))
     for split in ("val", "test"):
-        captions += list(read_prompts(data, split)["prompt"])
-    return list(dict.fromkeys(images)), list(dict.fromkeys(captions))
+        captions.update(dict.fromkeys(read_prompts(data, split)["prompt"]))
+    return list(images), list(captions)
 
 
-def _check_unchanged(manifest: pd.DataFrame, contents: Mapping[str, str], data: Path) -> None:
-    for image, sha256 in zip(manifest["image"], manifest["sha256"], strict=True):
-        if contents[image] != sha256:
-            raise DataError(
-                f"{data / image} must be the image that the manifest lists, but its bytes have changed; run `spin data`."
-            )
+def _check_unchanged(manifest: Table, contents: Mapping[str, str], data: Path) -> None:
+    for frame in manifest.batches("image", "sha256"):
+        for image, sha256 in zip(frame["image"], frame["sha256"], strict=True):
+            if contents[image] != sha256:
+                raise DataError(
+                    f"{data / image} must be the image that the manifest lists, but its bytes have changed; run `spin data`."
+                )
 
 
 def _write_part(
@@ -215,16 +222,17 @@ class Cache:
                     "run `spin cache` again."
                 )
 
-    def check_images(self, manifest: pd.DataFrame) -> None:
+    def check_images(self, manifest: Table) -> None:
         """Raise `DataError` if an image of the manifest is not in the cache as the manifest lists it."""
-        images = list(manifest["image"])
-        cached = read_parquet(self._folder / "images.parquet", columns=["sha256"])["sha256"]
-        same = cached.iloc[self._images.places(images)].to_numpy() == manifest["sha256"].to_numpy()
-        if not same.all():
-            raise DataError(
-                f"{self._folder} must hold the images of the manifest, but {images[int(np.argmin(same))]} was another "
-                "image when it was made; run `spin cache` again."
-            )
+        cached = self._images.column("sha256", DIGEST)
+        for frame in manifest.batches("image", "sha256"):
+            images = list(frame["image"])
+            same = cached[self._images.places(images)] == frame["sha256"].to_numpy(DIGEST)
+            if not same.all():
+                raise DataError(
+                    f"{self._folder} must hold the images of the manifest, but {images[int(np.argmin(same))]} was another "
+                    "image when it was made; run `spin cache` again."
+                )
 
     def posteriors(
         self, images: Iterable[str], flipped: Sequence[bool] | None = None

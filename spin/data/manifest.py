@@ -30,6 +30,7 @@ from torch import Tensor
 
 from spin.errors import DataError
 from spin.runtime.files import read_parquet, sha256_file
+from spin.runtime.tables import Table
 
 ROWS_HELD = 1024
 """Rows a table writer holds before it writes them out."""
@@ -135,13 +136,13 @@ def read_prompt_table(path: Path) -> pd.DataFrame:
     return read_parquet(path, [*PROMPT_COLUMNS, *(name for name in FURTHER_COLUMNS if name in found)])
 
 
-def read_manifest(root: Path, split: str = "train") -> pd.DataFrame:
-    """Read the rows of a split; raises `DataError` if the data stage has not run."""
+def read_manifest(root: Path, split: str = "train") -> Table:
+    """Open the rows of a split; raises `DataError` if the data stage has not run."""
     return _read_split(root / "manifest.parquet", split)
 
 
-def read_pairs(root: Path, split: str = "train") -> pd.DataFrame:
-    """Read the preference pairs of a split; raises `DataError` if the data set has none."""
+def read_pairs(root: Path, split: str = "train") -> Table:
+    """Open the preference pairs of a split; raises `DataError` if the data set has none."""
     if not (root / "pairs.parquet").is_file():
         raise DataError(
             f"Diffusion-DPO must have preference pairs, but the data set in {root} holds single images; "
@@ -152,18 +153,17 @@ def read_pairs(root: Path, split: str = "train") -> pd.DataFrame:
 
 def read_prompts(root: Path, split: str) -> pd.DataFrame:
     """Read a prompt set of the data set: columns prompt_id, prompt, category, and perhaps cluster."""
-    return _read(root / "prompts" / f"{split}.parquet")
+    return read_parquet(_existing(root / "prompts" / f"{split}.parquet"))
 
 
-def _read_split(path: Path, split: str) -> pd.DataFrame:
-    frame = _read(path)
-    return frame[frame["split"] == split].reset_index(drop=True)
+def _read_split(path: Path, split: str) -> Table:
+    return Table(_existing(path), ("split", split))
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path} must exist, found none; run `spin data` first.")
-    return read_parquet(path)
+    return path
 
 
 def geometry_of(rows: pd.DataFrame) -> Tensor:

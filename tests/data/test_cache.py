@@ -21,6 +21,7 @@ from spin.runtime.sums import write_sums
 from spin.runtime.tensors import ShardedTensors, save_shard
 from spin.stages.data import run_cache
 from spin.training.examples import sft_training_set
+from tests.data.tables import column
 from tests.stages.projects import parameters, prepare
 
 SHARDS = 5
@@ -123,7 +124,7 @@ def test_a_flipped_bit_is_mended_in_the_cache_and_in_the_store_which_have_one_fi
 def test_a_changed_image_costs_its_shard_and_is_encoded_anew(
     inside: Path, tiny_base: Path, encoded: list[int]
 ) -> None:
-    image = str(read_manifest(Path("outputs/data"))["image"][7])
+    image = column(read_manifest(Path("outputs/data")), "image")[7]
     before, digests = (
         Cache(Path("outputs/cache")).posteriors([image])[0],
         [sha256_file(path) for path in shards()],
@@ -139,7 +140,7 @@ def test_a_changed_image_costs_its_shard_and_is_encoded_anew(
 
 
 def test_an_image_that_is_not_the_manifests_is_refused(inside: Path, tiny_base: Path) -> None:
-    image = Path("outputs/data") / str(read_manifest(Path("outputs/data"))["image"][3])
+    image = Path("outputs/data") / column(read_manifest(Path("outputs/data")), "image")[3]
     Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(image)
     write_sums(Path("outputs/data"))
     before = sha256_tree(Path("outputs/cache"))
@@ -151,7 +152,7 @@ def test_an_image_that_is_not_the_manifests_is_refused(inside: Path, tiny_base: 
 
 
 def test_training_on_a_stale_cache_is_refused(inside: Path, tiny_base: Path) -> None:
-    replace_image(str(read_manifest(Path("outputs/data"))["image"][7]))
+    replace_image(column(read_manifest(Path("outputs/data")), "image")[7])
     with pytest.raises(DataError, match=r"was another image when it was made; run `spin cache` again"):
         sft_training_set(Path("outputs/data"), Cache(Path("outputs/cache")))
 

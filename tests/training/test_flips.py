@@ -31,6 +31,7 @@ from spin.training.examples import (
     spin_training_set,
 )
 from spin.training.setup import Inputs, open_training_set
+from tests.data.tables import column
 from tests.models.tiny import miniature_params, write_params
 from tests.training.games import schedule, tiny_diffusion, training_params
 
@@ -124,9 +125,9 @@ def test_every_kind_of_training_set_reads_the_mirrored_rows_of_each_side(
     monkeypatch.chdir(project)
     cache, opposite = Cache(CACHE), [not flip for flip in PATTERN]
     flips, none = Flips(PATTERN, opposite), [False] * 5
-    images = [DATA / image for image in read_manifest(DATA)["image"][:5]]
+    images = [DATA / image for image in column(read_manifest(DATA), "image")[:5]]
     pairs = read_pairs(DATA)
-    winners, losers = ([DATA / image for image in pairs[side][:5]] for side in ("image_w", "image_l"))
+    winners, losers = ([DATA / image for image in column(pairs, side)[:5]] for side in ("image_w", "image_l"))
     generated = ShardedTensors(OPPONENTS, "latents")
 
     spin = spin_training_set(DATA, cache, OPPONENTS)
