@@ -13,6 +13,7 @@ of unfinished stages, each in a folder named by its digest, and found there agai
 only the shards that they are in, and the same files are in the cache under a second name.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,16 +25,16 @@ from torch import Tensor
 
 from spin.data.index import Index, write_index
 from spin.data.manifest import read_manifest, read_pairs, read_prompts
+from spin.data.stored import open_stored, stored_bytes
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.runtime.code import code_digest
 from spin.runtime.devices import process_state
 from spin.runtime.files import read_json, replacing_dir, write_json
-from spin.runtime.images import open_rgb, to_pixel_values
+from spin.runtime.images import to_pixel_values
 from spin.runtime.progress import Progress
 from spin.runtime.shards import link_tree, my_shards, progress_over, wait_for_all, work_key
-from spin.runtime.sums import checked_digest
 from spin.runtime.tables import Table
 from spin.runtime.tensors import FLIPPED, ShardedTensors, holds, posteriors_at, save_shard
 
@@ -71,11 +72,11 @@ def write_cache(
     # What there is to encode, and that it is what the manifest lists.
     images, captions = _names(data)
     encoders = encoder_weights(reference)
-    contents = [checked_digest(data / image) for image in images]
+    contents = [hashlib.sha256(stored_bytes(data, image)).hexdigest() for image in images]
     _check_unchanged(read_manifest(data), dict(zip(images, contents, strict=True)), data)
 
     def encode_images(rows: range) -> dict[str, Tensor]:
-        pixel_values = to_pixel_values([open_rgb(data / images[row]) for row in rows])
+        pixel_values = to_pixel_values([open_stored(data, images[row]) for row in rows])
         return encode_both_ways(diffusion, pixel_values) if flips else encode(diffusion, pixel_values)
 
     def encode_captions(rows: range) -> dict[str, Tensor]:

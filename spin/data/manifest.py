@@ -8,14 +8,16 @@ pairs.parquet         id, caption, image_w, image_l, width, height, split,      
 prompts/val.parquet   prompt_id, prompt, category; cluster where captions        captions held out for previews
                       share something
 prompts/test.parquet  the same                                                   captions held out for evaluation
-images/               PNG files, named by the manifest relative to the folder (0.4 MB each at 512 pixels)
+images/               shards of PNG files (0.4 MB each at 512 pixels); the column image says where each lies, see `stored`
 card.json             rows read, kept and dropped, and why
-spin.sha256           the hash of every file; those of a person's images stand in images/spin.sha256
+spin.sha256           the hash of every file; those of the shards stand in images/spin.sha256
 
 Images of held-out captions stay in the manifest as split val or test; training reads split train only. Original size
 and crop corner are SDXL's conditioning; the corner is in pixels of the resized image.
 """
 
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from spin.errors import DataError
-from spin.runtime.files import read_parquet, sha256_file
+from spin.runtime.files import read_parquet
 from spin.runtime.tables import Table
 
 ROWS_HELD = 1024
@@ -87,16 +89,15 @@ class TableWriter:
         self._writer.close()
 
 
-def uncropped_row(root: Path, identifier: str, caption: str, image: str) -> dict[str, Any]:
-    """A training row of the manifest for an image file below `root` that was made at its size."""
-    path = root / image
-    with Image.open(path) as opened:
+def uncropped_row(identifier: str, caption: str, png: bytes, place: str) -> dict[str, Any]:
+    """A training row of the manifest for an encoded image, stored at `place`, that was made at its size."""
+    with Image.open(io.BytesIO(png)) as opened:
         width, height = opened.size
     return {
         "id": identifier,
         "caption": caption,
-        "image": image,
-        "sha256": sha256_file(path),
+        "image": place,
+        "sha256": hashlib.sha256(png).hexdigest(),
         "width": width,
         "height": height,
         "split": "train",

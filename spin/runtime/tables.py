@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-ROWS_AT_ONCE = 1 << 14
+ROWS_AT_ONCE = 1 << 12
 """Rows of a batch."""
+READ_BYTES = 1 << 20
+"""Of a column at a time: a file's column may be one block of all its rows."""
 
 
 class Table:
@@ -51,22 +53,24 @@ class Table:
         return MappedRows(self._read(columns))
 
     def _read(self, columns: Sequence[str]) -> Iterator["pa.RecordBatch"]:
+        import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         checked(self._path)
         wanted = list(dict.fromkeys([*columns, *(self._where or ())[:1]]))
         try:
-            with pq.ParquetFile(self._path, pre_buffer=False) as file:
+            with pq.ParquetFile(self._path, pre_buffer=False, buffer_size=READ_BYTES) as file:
                 lacking = [name for name in wanted if name not in file.schema_arrow.names]
                 if lacking:
                     raise ValueError(f"no column {', '.join(lacking)}")
-                for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
+                for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted, use_threads=False):
                     if self._where:
                         batch = batch.filter(pc.equal(batch[self._where[0]], self._where[1]))
                     yield batch.select(list(columns))
         except Exception as error:  # of Arrow's readers on damaged bytes: any
             raise unreadable(self._path, "parquet", error) from None
+        pa.default_memory_pool().release_unused()
 
 
 class MappedRows:
@@ -88,19 +92,20 @@ class MappedRows:
 
     def take(self, rows: Sequence[int] | npt.NDArray[np.integer]) -> "pd.DataFrame":
         """Rows in the order given, one or more; raises `IndexError` for one that is not there."""
-        import pandas as pd
         import pyarrow as pa
 
         # Arrow's own take of a table in parts joins all of them first.
         wanted = np.asarray(rows, dtype=np.int64)
         places = np.searchsorted(self._ends, wanted, side="right")
-        frames, order = [], []
+        if not ((0 <= wanted) & (places < len(self._parts))).all():
+            raise IndexError(f"rows must be in [0, {self._ends[-1]}), got {wanted.tolist()}")
+        taken, order = [], []
         for place in np.unique(places):
             mine = np.flatnonzero(places == place)
             start = self._ends[place - 1] if place else 0
-            frames.append(self._parts[place].take(pa.array(wanted[mine] - start)).to_pandas())
+            taken.append(self._parts[place].take(pa.array(wanted[mine] - start)))
             order.append(mine)
-        found: pd.DataFrame = pd.concat(frames, ignore_index=True)
+        found: pd.DataFrame = pa.Table.from_batches(taken).to_pandas()
         return found.iloc[np.argsort(np.concatenate(order))]
 
 

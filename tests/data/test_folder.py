@@ -1,6 +1,7 @@
 """People's own folders of captioned images."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from spin.data.folder import write_folder_data
 from spin.data.manifest import read_manifest, read_prompts
+from spin.data.stored import stored_bytes
 from spin.errors import DataError
 from spin.params.data import FolderData
 from spin.runtime.files import read_json, sha256_tree
@@ -66,7 +68,7 @@ def test_a_folder_of_mixed_formats_gives_exact_counts(tmp_path: Path) -> None:
     assert card["kept"]["train"] == len(read_manifest(tmp_path / "out")) < USABLE
     assert (tmp_path / "secret.png").is_file()
     for row in manifest.itertuples():
-        with Image.open(tmp_path / "out" / row.image) as image:
+        with Image.open(io.BytesIO(stored_bytes(tmp_path / "out", row.image))) as image:
             assert (image.mode, image.size, image.format) == ("RGB", (32, 32), "PNG")
     turned = manifest[manifest["caption"] == "a picture of turned.jpg"].iloc[0]
     geometry = turned[["original_width", "original_height", "crop_top", "crop_left"]]

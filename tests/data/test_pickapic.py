@@ -1,5 +1,6 @@
 """Pick-a-Pic becomes one winner a prompt, and pairs that name the preferred image first."""
 
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from spin.data.manifest import read_manifest, read_pairs, read_prompts
+from spin.data.stored import open_stored
 from spin.errors import DataError
 from spin.runtime.files import read_json
 from tests.data.images import jpeg
@@ -35,7 +37,8 @@ def test_pickapic_gives_one_winner_a_prompt(tmp_path: Path) -> None:
     assert card["kept"] == {"train": 12, "pairs": 0, "val": 2, "test": 4}
     assert list(read_prompts(out, "test")["prompt"]) == ["test 0", "test 1", "test 2", "test 3"]
     assert not (out / "pairs.parquet").exists()
-    assert len(list((out / "images").rglob("*.png"))) == 12
+    with tarfile.open(out / "images/shard-00000.tar") as shard:
+        assert len(shard.getnames()) == 12
 
 
 def test_pickapic_pairs_name_the_preferred_image_first(tmp_path: Path) -> None:
@@ -55,7 +58,7 @@ def test_pickapic_pairs_name_the_preferred_image_first(tmp_path: Path) -> None:
     assert (pairs["original_height_l"] == 48).all()
     assert set(pairs["image_w"]) == set(manifest["image"])
     for reference in {*pairs["image_w"], *pairs["image_l"]}:
-        assert (out / reference).is_file()
+        assert open_stored(out, reference).size == (32, 32)
     held_out = {*read_prompts(out, "val")["prompt"], *read_prompts(out, "test")["prompt"]}
     assert not held_out & train
     assert len(held_out) == 2
