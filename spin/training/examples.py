@@ -102,13 +102,13 @@ def _id_hashes(frame: pd.DataFrame) -> npt.NDArray[np.uint64]:
 
 def _kept(index: Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """The opponents that no filter flagged, in the order of the manifest whoever drew what: their numbers, their rows."""
-    drawn, flagged, reasons = [], [], set[str]()
+    rows, passed, reasons = np.empty(len(index), np.int32), np.empty(len(index), bool), set[str]()
+    start = 0
     for frame in index.batches("row", "flagged"):
-        drawn.append(frame["row"].to_numpy(np.int32))
-        flagged.append((frame["flagged"] != "").to_numpy(bool))
+        part = slice(start, start := start + len(frame))
+        rows[part], passed[part] = frame["row"], frame["flagged"] == ""
         reasons |= set(frame["flagged"].unique())
-    rows = np.concatenate(drawn)
-    kept = np.flatnonzero(~np.concatenate(flagged)).astype(np.int32)
+    kept = np.flatnonzero(passed).astype(np.int32)
     kept = kept[np.argsort(rows[kept], kind="stable")]
     if len(kept) < len(index):
         logger.info(
