@@ -25,8 +25,8 @@ import torch
 
 from benchmarks.record import about_here, about_line, write_record
 from spin.data.cache import SHARD_SIZE, Cache
-from spin.data.index import write_index
 from spin.data.manifest import MANIFEST_SCHEMA, ROWS_HELD
+from spin.data.names import Names, write_index
 from spin.evaluation.lineage import revision_line
 from spin.runtime.files import write_json
 from spin.runtime.sums import write_sums
@@ -65,8 +65,8 @@ def write_set(folder: Path, num_rows: int) -> None:
             sizes = {name: [512] * len(part) for name in MANIFEST_SCHEMA.names if name not in columns}
             writer.write_table(pa.table(columns | sizes, MANIFEST_SCHEMA))
 
-    write_index(cache / "images.parquet", image=names, sha256=sums)
-    write_index(cache / "captions.parquet", caption=captions)
+    write_index(cache / "images.parquet", "image", Names(lambda: [names]), np.array(sums, "S64"))
+    write_index(cache / "captions.parquet", "caption", Names(lambda: [captions]))
     shards = {
         part: [write_shard(cache / part, file, rows) for rows in parts(num_rows, SHARD_SIZE)]
         for part, file in (("latents", "posteriors"), ("captions", "text"))

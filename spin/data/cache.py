@@ -13,7 +13,6 @@ of unfinished stages, each in a folder named by its digest, and found there agai
 only the shards that they are in, and the same files are in the cache under a second name.
 """
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spin.data.index import Index, write_index
-from spin.data.manifest import read_manifest, read_pairs, read_prompts
-from spin.data.stored import open_stored, stored_bytes
+from spin.data.index import Index
+from spin.data.names import image_digests, names_in, write_index
+from spin.data.stored import open_stored
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
@@ -70,26 +69,31 @@ def write_cache(
     writes `out`, all or nothing.
     """
     # What there is to encode, and that it is what the manifest lists.
-    images, captions = _names(data)
+    images, captions = names_in(data)
     encoders = encoder_weights(reference)
-    contents = [hashlib.sha256(stored_bytes(data, image)).hexdigest() for image in images]
-    _check_unchanged(read_manifest(data), dict(zip(images, contents, strict=True)), data)
+    contents = image_digests(data, images)
 
     def encode_images(rows: range) -> dict[str, Tensor]:
-        pixel_values = to_pixel_values([open_stored(data, images[row]) for row in rows])
+        pixel_values = to_pixel_values([open_stored(data, image) for image in images.at(rows)])
         return encode_both_ways(diffusion, pixel_values) if flips else encode(diffusion, pixel_values)
 
     def encode_captions(rows: range) -> dict[str, Tensor]:
-        return diffusion.encode_prompts([captions[row] for row in rows])
+        return diffusion.encode_prompts(captions.at(rows))
+
+    def contents_of(rows: range) -> list[str]:
+        return [digest.decode() for digest in contents[rows.start : rows.stop].tolist()]
 
     # A single file holds both.
     vae = {part: digest for part, digest in encoders.items() if part in ("vae", "file")}
     text = {part: digest for part, digest in encoders.items() if part != "vae"}
+    images_of = {**vae, "flips": flips}
     keys = {
         "latents": _write_part(
-            store, "latents", contents, {**vae, "flips": flips}, encode_images, batch_size
+            store, "latents", len(images), contents_of, images_of, encode_images, batch_size
         ),
-        "captions": _write_part(store, "captions", captions, text, encode_captions, batch_size),
+        "captions": _write_part(
+            store, "captions", len(captions), captions.at, text, encode_captions, batch_size
+        ),
     }
 
     # Once all processes are done, the first puts the shards into place.
@@ -97,8 +101,8 @@ def write_cache(
     if not process_state().is_main_process:
         return
     with replacing_dir(out) as folder:
-        write_index(folder / "images.parquet", image=images, sha256=contents)
-        write_index(folder / "captions.parquet", caption=captions)
+        write_index(folder / "images.parquet", "image", images, contents)
+        write_index(folder / "captions.parquet", "caption", captions)
         for part, part_keys in keys.items():
             _collect(store / part, folder / part, part_keys)
         write_json(folder / "cache.json", {"encoders": encoders, **keys})
@@ -117,36 +121,11 @@ def encode_both_ways(diffusion: LatentDiffusion, pixel_values: Tensor) -> dict[s
     return encode(diffusion, pixel_values) | named
 
 
-def _names(data: Path) -> tuple[list[str], list[str]]:
-    """Every image to encode and every caption, the empty one first, each once."""
-    images, captions = dict[str, None](), {"": None}
-    tables = {read_manifest(data): ["image"]}
-    if (data / "pairs.parquet").is_file():
-        tables[read_pairs(data)] = ["image_w", "image_l"]
-    for table, sides in tables.items():
-        for side in sides:
-            for frame in table.batches(side):
-                images.update(dict.fromkeys(frame[side]))
-        for frame in table.batches("caption"):
-            captions.update(dict.fromkeys(frame["caption"]))
-    for split in ("val", "test"):
-        captions.update(dict.fromkeys(read_prompts(data, split)["prompt"]))
-    return list(images), list(captions)
-
-
-def _check_unchanged(manifest: Table, contents: Mapping[str, str], data: Path) -> None:
-    for frame in manifest.batches("image", "sha256"):
-        for image, sha256 in zip(frame["image"], frame["sha256"], strict=True):
-            if contents[image] != sha256:
-                raise DataError(
-                    f"{data / image} must be the image that the manifest lists, but its bytes have changed; run `spin data`."
-                )
-
-
 def _write_part(
     store: Path,
     part: str,
-    contents: Sequence[str],
+    num_rows: int,
+    contents: Callable[[range], list[str]],
     encoder: Mapping[str, object],
     encode: Callable[[range], dict[str, Tensor]],
     batch_size: int,
@@ -159,14 +138,14 @@ def _write_part(
             PREPROCESSING[part],
             code_digest(*_ENCODING_CODE),
             encoder,
-            list(contents[rows.start : rows.stop]),
+            contents(rows),
         )
 
     # A shard is known by the digest of its content: what the store has is not made again.
-    starts = range(0, len(contents), SHARD_SIZE)
-    keys = [key_of(range(start, min(start + SHARD_SIZE, len(contents)))) for start in starts]
+    starts = range(0, num_rows, SHARD_SIZE)
+    keys = [key_of(range(start, min(start + SHARD_SIZE, num_rows))) for start in starts]
     places = [store / part / key for key in keys]
-    shards = my_shards(len(contents), SHARD_SIZE)
+    shards = my_shards(num_rows, SHARD_SIZE)
     file = f"{_FILES[part]}.safetensors"
     missing = [(index, rows) for index, rows in shards if not holds(places[index] / file, keys[index])]
     with progress_over(f"cache {part}", "rows", shards, missing) as progress:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from spin.errors import DataError
 from spin.runtime.tables import Table, mapped_array
@@ -16,14 +15,6 @@ from spin.runtime.tables import Table, mapped_array
 def key_of(name: str) -> int:
     """64 bits of the name's SHA-256, as a signed integer."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-
-
-def write_index(path: Path, **columns: Sequence[str]) -> None:
-    """Write a table from the names in the first column to their rows, sorted by key."""
-    names = next(iter(columns.values()))
-    frame = pd.DataFrame({"key": [key_of(name) for name in names], "row": range(len(names)), **columns})
-    assert frame["key"].is_unique, "two names share 64 bits of SHA-256"
-    frame.sort_values("key").to_parquet(path, index=False)
 
 
 class Index:
