@@ -4,7 +4,8 @@
 
 Writes data sets of 1,000 to 10,000,000 rows, with as many shards of cache and opponents as real ones have, whose tensors hold
 4 numbers an image in place of some 33,000; opens each with `spin_training_set` in a process of its own and fetches batches
-at random. `--code CHECKOUT` measures the code of another checkout on the same files too.
+at random. `--code CHECKOUT` measures the code of another checkout on the same files too. A further process lists the names
+of what the cache stage would encode.
 """
 
 import argparse
@@ -25,8 +26,8 @@ import torch
 
 from benchmarks.record import about_here, about_line, write_record
 from spin.data.cache import SHARD_SIZE, Cache
-from spin.data.manifest import MANIFEST_SCHEMA, ROWS_HELD
-from spin.data.names import Names, write_index
+from spin.data.manifest import MANIFEST_SCHEMA, ROWS_HELD, write_prompts
+from spin.data.names import Names, names_in, write_index
 from spin.evaluation.lineage import revision_line
 from spin.runtime.files import write_json
 from spin.runtime.sums import write_sums
@@ -75,6 +76,7 @@ def write_set(folder: Path, num_rows: int) -> None:
 
     for rows in parts(num_rows, DRAWN_SHARD):
         write_shard(opponents, "latents", rows)
+    write_prompts(data, {"val": [("a caption held out", "")], "test": [("another one", "")]})
     ids = [f"train-{row:07d}" for row in range(num_rows)]
     index = {"id": ids, "row": range(num_rows), "drawn_by": ["base"] * num_rows, "flagged": [""] * num_rows}
     pq.write_table(pa.table(index), opponents / "index.parquet")
@@ -130,10 +132,21 @@ def open_and_fetch() -> dict[str, Any]:
     }
 
 
-def measure(folder: Path, code: Path) -> dict[str, Any]:
-    """`open_and_fetch` on the files of `folder` in a process of its own, with the code of the checkout `code`."""
+def list_names() -> dict[str, Any]:
+    """List the images and captions to encode, as each process of the cache stage does."""
+    before, start = memory(), time.perf_counter()
+    images, captions = names_in(DATA)
+    seconds = round(time.perf_counter() - start, 2)
+    return {"names": len(images) + len(captions), "before": before, "after": memory(), "seconds": seconds}
+
+
+MEASURES = {"set": open_and_fetch, "names": list_names}
+
+
+def measure(what: str, folder: Path, code: Path) -> dict[str, Any]:
+    """One of `MEASURES` on the files of `folder` in a process of its own, with the code of the checkout `code`."""
     environment = os.environ | {"PYTHONPATH": str(code)}
-    command = [sys.executable, str(Path(__file__).resolve()), "--open"]
+    command = [sys.executable, str(Path(__file__).resolve()), "--measure", what]
     done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {"commit": revision_line(code), **result}
@@ -149,24 +162,25 @@ def main() -> None:
         "--open", action="store_true", help="measure the set in the current folder, print JSON"
     )
     given = parser.parse_args()
-    if given.open:
-        print(json.dumps(open_and_fetch()))
+    if given.measure:
+        print(json.dumps(MEASURES[given.measure]()))
         return
     if given.work is None or given.out is None:
         parser.error("--work and --out are needed")
-    results = []
+    results, listed = [], []
     for size in SIZES:
         folder = given.work.resolve() / str(size)
         shutil.rmtree(folder, ignore_errors=True)
         write_set(folder, size)
         others = [given.code] if given.code and size <= LARGEST_OF_OTHERS else []
-        results += [measure(folder, code.resolve()) for code in (ROOT, *others)]
-        print(*results[-len(others) - 1 :], sep="\n", flush=True)
+        results += [measure("set", folder, code.resolve()) for code in (ROOT, *others)]
+        listed.append(measure("names", folder, ROOT))
+        print(*results[-len(others) - 1 :], listed[-1], sep="\n", flush=True)
         shutil.rmtree(folder)
-    write_result(given.out, results)
+    write_result(given.out, results, listed)
 
 
-def write_result(out: Path, results: list[dict[str, Any]]) -> None:
+def write_result(out: Path, results: list[dict[str, Any]], listed: list[dict[str, Any]]) -> None:
     """Write NAME.json and NAME.md."""
     about = about_here(("pyarrow", "pandas", "torch", "safetensors"))
     lines = [
@@ -182,11 +196,22 @@ def write_result(out: Path, results: list[dict[str, Any]]) -> None:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for each in results:
-        cells = [each["commit"][:12], f"{each['rows']:,}", each["after"]["peak"], each["before"]["own"]]
+        cells = [each["commit"][:7], f"{each['rows']:,}", each["after"]["peak"], each["before"]["own"]]
         cells += [each["opened"]["own"], each["after"]["own"], each["after"]["mapped"]]
         cells += [each["set_up_seconds"], each["seconds_of_first_batches"], each["seconds_a_batch"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    write_record(out, {"about": about, "batch": BATCH, "batches": BATCHES, "results": results}, lines)
+    lines += [
+        "",
+        "Names of images and captions as the cache stage lists them, in a process of its own:",
+        "",
+        "| names | peak | own pages, before | after | s |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for each in listed:
+        cells = [f"{each['names']:,}", each["after"]["peak"], each["before"]["own"], each["after"]["own"]]
+        lines.append(f"| {' | '.join(map(str, [*cells, each['seconds']]))} |")
+    record = {"about": about, "batch": BATCH, "batches": BATCHES, "results": results, "names": listed}
+    write_record(out, record, lines)
 
 
 if __name__ == "__main__":
