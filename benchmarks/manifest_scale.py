@@ -27,7 +27,6 @@ import torch
 from benchmarks.record import about_here, about_line, write_record
 from spin.data.cache import SHARD_SIZE, Cache
 from spin.data.manifest import MANIFEST_SCHEMA, ROWS_HELD, write_prompts
-from spin.data.names import Names, names_in, write_index
 from spin.evaluation.lineage import revision_line
 from spin.runtime.files import write_json
 from spin.runtime.sums import write_sums
@@ -48,6 +47,8 @@ DATA, CACHE, OPPONENTS = (Path("outputs") / name for name in ("data", "cache", "
 
 def write_set(folder: Path, num_rows: int) -> None:
     """Write a data set, its cache and its opponents to `folder`/outputs, as the stages lay them out."""
+    from spin.data.names import Names, write_index  # here: another checkout may not have them
+
     names = [f"images/shard-{row // 700:05d}.tar:{row % 700 * 400_000}:400000" for row in range(num_rows)]
     sums = [f"{row:064x}" for row in range(num_rows)]
     captions = [
@@ -134,6 +135,8 @@ def open_and_fetch() -> dict[str, Any]:
 
 def list_names() -> dict[str, Any]:
     """List the images and captions to encode, as each process of the cache stage does."""
+    from spin.data.names import names_in
+
     before, start = memory(), time.perf_counter()
     images, captions = names_in(DATA)
     seconds = round(time.perf_counter() - start, 2)
@@ -159,7 +162,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="results without suffix")
     parser.add_argument("--code", type=Path, help="another checkout to measure too")
     parser.add_argument(
-        "--open", action="store_true", help="measure the set in the current folder, print JSON"
+        "--measure", choices=MEASURES, help="measure the set in the current folder, print JSON"
     )
     given = parser.parse_args()
     if given.measure:
