@@ -22,7 +22,7 @@ from spin.runtime.images import UnusableImageError, decode_rgb
 from spin.runtime.sums import SumsWriter, checked
 
 SHARD_BYTES = 1 << 28
-"""A shard ends with the image that passes 256 MB: some 700 images of 512 pixels."""
+"""A shard ends with the image that passes 256 MiB: some 600 images of 512 pixels."""
 
 
 class ImageShards:
