@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from spin.data.index import Index, write_index
-from spin.data.manifest import read_manifest, read_pairs, read_prompts
+from spin.data.index import Index
+from spin.data.names import image_digests, names_in, write_index
+from spin.data.stored import open_stored
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.runtime.code import code_digest
 from spin.runtime.devices import process_state
-from spin.runtime.files import read_json, read_parquet, replacing_dir, write_json
-from spin.runtime.images import open_rgb, to_pixel_values
+from spin.runtime.files import read_json, replacing_dir, write_json
+from spin.runtime.images import to_pixel_values
 from spin.runtime.progress import Progress
 from spin.runtime.shards import link_tree, my_shards, progress_over, wait_for_all, work_key
-from spin.runtime.sums import checked_digest
+from spin.runtime.tables import Table
 from spin.runtime.tensors import FLIPPED, ShardedTensors, holds, posteriors_at, save_shard
 
 SHARD_SIZE = 1024
@@ -42,6 +42,8 @@ PREPROCESSING = {"latents": "rgb in [-1, 1], fp32", "captions": "as they are, fp
 """What happens to an image or a caption before its encoder; part of every digest."""
 _ENCODING_CODE = ("spin.models.checkpoint:load_model", "spin.models.latent_diffusion", "spin.runtime.images")
 """After a change in the meaning of this nothing that was stored before is used."""
+DIGEST = "S16"
+"""How a SHA-256 is compared over a whole data set: 16 of its digits, which no accident makes equal."""
 _FILES = {"latents": "posteriors", "captions": "text"}
 
 
@@ -67,26 +69,31 @@ def write_cache(
     writes `out`, all or nothing.
     """
     # What there is to encode, and that it is what the manifest lists.
-    images, captions = _names(data)
+    images, captions = names_in(data)
     encoders = encoder_weights(reference)
-    contents = [checked_digest(data / image) for image in images]
-    _check_unchanged(read_manifest(data), dict(zip(images, contents, strict=True)), data)
+    contents = image_digests(data, images)
 
     def encode_images(rows: range) -> dict[str, Tensor]:
-        pixel_values = to_pixel_values([open_rgb(data / images[row]) for row in rows])
+        pixel_values = to_pixel_values([open_stored(data, image) for image in images.at(rows)])
         return encode_both_ways(diffusion, pixel_values) if flips else encode(diffusion, pixel_values)
 
     def encode_captions(rows: range) -> dict[str, Tensor]:
-        return diffusion.encode_prompts([captions[row] for row in rows])
+        return diffusion.encode_prompts(captions.at(rows))
+
+    def contents_of(rows: range) -> list[str]:
+        return [digest.decode() for digest in contents[rows.start : rows.stop].tolist()]
 
     # A single file holds both.
     vae = {part: digest for part, digest in encoders.items() if part in ("vae", "file")}
     text = {part: digest for part, digest in encoders.items() if part != "vae"}
+    images_of = {**vae, "flips": flips}
     keys = {
         "latents": _write_part(
-            store, "latents", contents, {**vae, "flips": flips}, encode_images, batch_size
+            store, "latents", len(images), contents_of, images_of, encode_images, batch_size
         ),
-        "captions": _write_part(store, "captions", captions, text, encode_captions, batch_size),
+        "captions": _write_part(
+            store, "captions", len(captions), captions.at, text, encode_captions, batch_size
+        ),
     }
 
     # Once all processes are done, the first puts the shards into place.
@@ -94,8 +101,8 @@ def write_cache(
     if not process_state().is_main_process:
         return
     with replacing_dir(out) as folder:
-        write_index(folder / "images.parquet", image=images, sha256=contents)
-        write_index(folder / "captions.parquet", caption=captions)
+        write_index(folder / "images.parquet", "image", images, contents)
+        write_index(folder / "captions.parquet", "caption", captions)
         for part, part_keys in keys.items():
             _collect(store / part, folder / part, part_keys)
         write_json(folder / "cache.json", {"encoders": encoders, **keys})
@@ -114,31 +121,11 @@ def encode_both_ways(diffusion: LatentDiffusion, pixel_values: Tensor) -> dict[s
     return encode(diffusion, pixel_values) | named
 
 
-def _names(data: Path) -> tuple[list[str], list[str]]:
-    """Every image to encode and every caption, the empty one first, each once."""
-    manifest = read_manifest(data)
-    images, captions = list(manifest["image"]), ["", *manifest["caption"]]
-    if (data / "pairs.parquet").is_file():
-        pairs = read_pairs(data)
-        images += [*pairs["image_w"], *pairs["image_l"]]
-        captions += list(pairs["caption"])
-    for split in ("val", "test"):
-        captions += list(read_prompts(data, split)["prompt"])
-    return list(dict.fromkeys(images)), list(dict.fromkeys(captions))
-
-
-def _check_unchanged(manifest: pd.DataFrame, contents: Mapping[str, str], data: Path) -> None:
-    for image, sha256 in zip(manifest["image"], manifest["sha256"], strict=True):
-        if contents[image] != sha256:
-            raise DataError(
-                f"{data / image} must be the image that the manifest lists, but its bytes have changed; run `spin data`."
-            )
-
-
 def _write_part(
     store: Path,
     part: str,
-    contents: Sequence[str],
+    num_rows: int,
+    contents: Callable[[range], list[str]],
     encoder: Mapping[str, object],
     encode: Callable[[range], dict[str, Tensor]],
     batch_size: int,
@@ -151,14 +138,14 @@ def _write_part(
             PREPROCESSING[part],
             code_digest(*_ENCODING_CODE),
             encoder,
-            list(contents[rows.start : rows.stop]),
+            contents(rows),
         )
 
     # A shard is known by the digest of its content: what the store has is not made again.
-    starts = range(0, len(contents), SHARD_SIZE)
-    keys = [key_of(range(start, min(start + SHARD_SIZE, len(contents)))) for start in starts]
+    starts = range(0, num_rows, SHARD_SIZE)
+    keys = [key_of(range(start, min(start + SHARD_SIZE, num_rows))) for start in starts]
     places = [store / part / key for key in keys]
-    shards = my_shards(len(contents), SHARD_SIZE)
+    shards = my_shards(num_rows, SHARD_SIZE)
     file = f"{_FILES[part]}.safetensors"
     missing = [(index, rows) for index, rows in shards if not holds(places[index] / file, keys[index])]
     with progress_over(f"cache {part}", "rows", shards, missing) as progress:
@@ -215,16 +202,17 @@ class Cache:
                     "run `spin cache` again."
                 )
 
-    def check_images(self, manifest: pd.DataFrame) -> None:
+    def check_images(self, manifest: Table) -> None:
         """Raise `DataError` if an image of the manifest is not in the cache as the manifest lists it."""
-        images = list(manifest["image"])
-        cached = read_parquet(self._folder / "images.parquet", columns=["sha256"])["sha256"]
-        same = cached.iloc[self._images.places(images)].to_numpy() == manifest["sha256"].to_numpy()
-        if not same.all():
-            raise DataError(
-                f"{self._folder} must hold the images of the manifest, but {images[int(np.argmin(same))]} was another "
-                "image when it was made; run `spin cache` again."
-            )
+        cached = self._images.column("sha256", DIGEST)
+        for frame in manifest.batches("image", "sha256"):
+            images = list(frame["image"])
+            same = cached[self._images.places(images)] == frame["sha256"].to_numpy(DIGEST)
+            if not same.all():
+                raise DataError(
+                    f"{self._folder} must hold the images of the manifest, but {images[int(np.argmin(same))]} was another "
+                    "image when it was made; run `spin cache` again."
+                )
 
     def posteriors(
         self, images: Iterable[str], flipped: Sequence[bool] | None = None

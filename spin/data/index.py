@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from spin.errors import DataError
-from spin.runtime.files import read_parquet
+from spin.runtime.tables import Table, mapped_array
 
 
 def key_of(name: str) -> int:
@@ -17,31 +17,26 @@ def key_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
-def write_index(path: Path, **columns: Sequence[str]) -> None:
-    """Write a table from the names in the first column to their rows, sorted by key."""
-    names = next(iter(columns.values()))
-    frame = pd.DataFrame({"key": [key_of(name) for name in names], "row": range(len(names)), **columns})
-    assert frame["key"].is_unique, "two names share 64 bits of SHA-256"
-    frame.sort_values("key").to_parquet(path, index=False)
-
-
 class Index:
-    """Names -> rows by binary search; 16 bytes a name in memory."""
+    """Names -> rows by binary search; 16 bytes a name in a mapped file."""
 
     def __init__(self, path: Path) -> None:
-        frame = read_parquet(path, columns=["key", "row"])
-        self._keys = frame["key"].to_numpy(dtype=np.int64)
-        self._rows = frame["row"].to_numpy(dtype=np.int64)
+        self._table = Table(path)
+        self._keys, self._rows = self.column("key", np.int64), self.column("row", np.int64)
+
+    def column(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """A column of the table by place, in a mapped file."""
+        return mapped_array((frame[name].to_numpy() for frame in self._table.batches(name)), dtype)
 
     def places(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
         """Where in the table the names are; raises `DataError` for one that is not there."""
         keys = np.array([key_of(name) for name in names], dtype=np.int64)
         found = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        for name, missing in zip(names, self._keys[found] != keys, strict=True):
-            if missing:
-                raise DataError(
-                    f"the cache must hold {name!r}, but it was made of another data set; run `spin cache`."
-                )
+        missing = np.flatnonzero(self._keys[found] != keys)
+        if len(missing):
+            raise DataError(
+                f"the cache must hold {names[missing[0]]!r}, but it was made of another data set; run `spin cache`."
+            )
         return found
 
     def rows(self, names: Sequence[str]) -> list[int]:

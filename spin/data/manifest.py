@@ -8,14 +8,16 @@ pairs.parquet         id, caption, image_w, image_l, width, height, split,      
 prompts/val.parquet   prompt_id, prompt, category; cluster where captions        captions held out for previews
                       share something
 prompts/test.parquet  the same                                                   captions held out for evaluation
-images/               PNG files, named by the manifest relative to the folder (0.4 MB each at 512 pixels)
+images/               shards of PNG files (0.4 MB each at 512 pixels); the column image says where each lies, see `stored`
 card.json             rows read, kept and dropped, and why
-spin.sha256           the hash of every file; those of a person's images stand in images/spin.sha256
+spin.sha256           the hash of every file; those of the shards stand in images/spin.sha256
 
 Images of held-out captions stay in the manifest as split val or test; training reads split train only. Original size
 and crop corner are SDXL's conditioning; the corner is in pixels of the resized image.
 """
 
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +31,8 @@ from PIL import Image
 from torch import Tensor
 
 from spin.errors import DataError
-from spin.runtime.files import read_parquet, sha256_file
+from spin.runtime.files import read_parquet
+from spin.runtime.tables import Table
 
 ROWS_HELD = 1024
 """Rows a table writer holds before it writes them out."""
@@ -86,16 +89,15 @@ class TableWriter:
         self._writer.close()
 
 
-def uncropped_row(root: Path, identifier: str, caption: str, image: str) -> dict[str, Any]:
-    """A training row of the manifest for an image file below `root` that was made at its size."""
-    path = root / image
-    with Image.open(path) as opened:
+def uncropped_row(identifier: str, caption: str, png: bytes, place: str) -> dict[str, Any]:
+    """A training row of the manifest for an encoded image, stored at `place`, that was made at its size."""
+    with Image.open(io.BytesIO(png)) as opened:
         width, height = opened.size
     return {
         "id": identifier,
         "caption": caption,
-        "image": image,
-        "sha256": sha256_file(path),
+        "image": place,
+        "sha256": hashlib.sha256(png).hexdigest(),
         "width": width,
         "height": height,
         "split": "train",
@@ -135,13 +137,13 @@ def read_prompt_table(path: Path) -> pd.DataFrame:
     return read_parquet(path, [*PROMPT_COLUMNS, *(name for name in FURTHER_COLUMNS if name in found)])
 
 
-def read_manifest(root: Path, split: str = "train") -> pd.DataFrame:
-    """Read the rows of a split; raises `DataError` if the data stage has not run."""
+def read_manifest(root: Path, split: str = "train") -> Table:
+    """Open the rows of a split; raises `DataError` if the data stage has not run."""
     return _read_split(root / "manifest.parquet", split)
 
 
-def read_pairs(root: Path, split: str = "train") -> pd.DataFrame:
-    """Read the preference pairs of a split; raises `DataError` if the data set has none."""
+def read_pairs(root: Path, split: str = "train") -> Table:
+    """Open the preference pairs of a split; raises `DataError` if the data set has none."""
     if not (root / "pairs.parquet").is_file():
         raise DataError(
             f"Diffusion-DPO must have preference pairs, but the data set in {root} holds single images; "
@@ -152,18 +154,17 @@ def read_pairs(root: Path, split: str = "train") -> pd.DataFrame:
 
 def read_prompts(root: Path, split: str) -> pd.DataFrame:
     """Read a prompt set of the data set: columns prompt_id, prompt, category, and perhaps cluster."""
-    return _read(root / "prompts" / f"{split}.parquet")
+    return read_parquet(_existing(root / "prompts" / f"{split}.parquet"))
 
 
-def _read_split(path: Path, split: str) -> pd.DataFrame:
-    frame = _read(path)
-    return frame[frame["split"] == split].reset_index(drop=True)
+def _read_split(path: Path, split: str) -> Table:
+    return Table(_existing(path), ("split", split))
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path} must exist, found none; run `spin data` first.")
-    return read_parquet(path)
+    return path
 
 
 def geometry_of(rows: pd.DataFrame) -> Tensor:

@@ -2,19 +2,19 @@
 
 import contextlib
 import hashlib
-import os
 import sqlite3
 import threading
 from pathlib import Path
 
 from spin.data.images import PreparedImage
 
-_TABLE = """CREATE TABLE IF NOT EXISTS prepared (digest TEXT PRIMARY KEY, sha256 TEXT, resolution INTEGER,
-    original_width INTEGER, original_height INTEGER, crop_top INTEGER, crop_left INTEGER) WITHOUT ROWID"""
+_TABLE = """CREATE TABLE IF NOT EXISTS prepared (digest TEXT PRIMARY KEY, sha256 TEXT, file TEXT, start INTEGER,
+    size INTEGER, resolution INTEGER, original_width INTEGER, original_height INTEGER, crop_top INTEGER, crop_left INTEGER) WITHOUT ROWID"""
 
 
 class PreparedImages:
-    """A folder of PNG files, and a SQLite file that says of each its hash and where it lay in the original.
+    """The PNG files of each run end to end in one file, and a SQLite file that says of each its hash, where it is in there,
+    and where it lay in the original.
 
     Whatever is damaged in it counts as not there. Several threads may read.
     """
@@ -29,10 +29,8 @@ class PreparedImages:
         except sqlite3.DatabaseError:
             (folder / "prepared.db").unlink()
             self._rows = _open(folder / "prepared.db")
-
-    def place(self, digest: str) -> Path:
-        """Where the training image of an original lies."""
-        return self.folder / digest[:2] / f"{digest[:24]}.png"
+        number = len(list(folder.glob("images-*.bin")))
+        self._file = (folder / f"images-{number:05d}.bin").open("xb")
 
     def get(self, digest: str) -> PreparedImage | None:
         """The training image made of the original with this SHA-256, if it is here and undamaged."""
@@ -40,26 +38,28 @@ class PreparedImages:
         try:
             with self._lock:
                 row = self._rows.execute(query, (digest,)).fetchone()
-            png = self.place(digest).read_bytes() if row else b""
+            if row is None:
+                return None
+            _, sha256, file, start, size, *geometry = row
+            with (self.folder / file).open("rb") as stream:
+                stream.seek(start)
+                png = stream.read(size)
         except (sqlite3.DatabaseError, OSError):
             return None
-        if not row or hashlib.sha256(png).hexdigest() != row[1]:
-            return None
-        return PreparedImage(png, *row[2:])
+        return PreparedImage(png, *geometry) if hashlib.sha256(png).hexdigest() == sha256 else None
 
     def put(self, digest: str, image: PreparedImage, sha256: str) -> None:
         """Keep a training image, whose PNG has the hash `sha256`."""
-        place = self.place(digest)
-        place.parent.mkdir(exist_ok=True)
-        temporary = place.with_suffix(".part")
-        temporary.write_bytes(image.png)
-        os.replace(temporary, place)
+        start = self._file.tell()
+        self._file.write(image.png)
+        self._file.flush()
         with contextlib.suppress(sqlite3.DatabaseError), self._lock:  # else it is made again after a kill
-            row = (digest, sha256, *image[1:])
-            self._rows.execute("INSERT OR REPLACE INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            row = (digest, sha256, Path(self._file.name).name, start, len(image.png), *image[1:])
+            self._rows.execute("INSERT OR REPLACE INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:
-        """Close the SQLite file; what is kept stays."""
+        """Close the files; what is kept stays."""
+        self._file.close()
         self._rows.close()
 
 

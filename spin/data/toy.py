@@ -1,5 +1,6 @@
 """The embedded world as a data set: one preference pair per training caption, its winner the SPIN image."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from spin.data.manifest import (
     uncropped_row,
     write_prompts,
 )
+from spin.data.stored import ImageShards
 from spin.errors import DataError
 from spin.params.data import ToyData
 from spin.seeding import derive_seed
@@ -31,9 +33,9 @@ def write_toy_data(root: Path, params: ToyData, seed: int) -> None:
                 f"data.num_{split} must be <= {len(splits[split])}, the world's {split} captions, got {count}."
             )
 
-    # A pair of images per training scene: winner and loser, each its own file.
-    (root / "images").mkdir()
+    # A pair of images per training scene: winner and loser.
     with (
+        ImageShards(root) as shards,
         TableWriter(root / "manifest.parquet", MANIFEST_SCHEMA) as manifest,
         TableWriter(root / "pairs.parquet", PAIR_SCHEMA) as pairs,
     ):
@@ -43,9 +45,10 @@ def write_toy_data(root: Path, params: ToyData, seed: int) -> None:
             rows = []
             rendered = preference_pair(scene, params.max_severity, params.label_accuracy, rng)
             for role, image in zip("wl", rendered, strict=True):
-                name = f"images/{identifier}-{role}.png"
-                Image.fromarray(to_uint8(image)).save(root / name)
-                rows.append(uncropped_row(root, identifier, scene.caption, name))
+                stream = io.BytesIO()
+                Image.fromarray(to_uint8(image)).save(stream, format="PNG")
+                place = shards.add(f"{identifier}-{role}.png", stream.getvalue())
+                rows.append(uncropped_row(identifier, scene.caption, stream.getvalue(), place))
             manifest.add(rows[0])
             pairs.add(pair_row(identifier, *rows))
 

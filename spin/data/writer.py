@@ -25,11 +25,10 @@ from spin.data.manifest import (
 )
 from spin.data.prepared import PreparedImages
 from spin.data.seen import Seen
+from spin.data.stored import ImageShards
 from spin.errors import DataError
 from spin.params.data import ImageData
 from spin.runtime.images import UnusableImageError
-from spin.runtime.shards import link_or_copy
-from spin.runtime.sums import SumsWriter
 from spin.runtime.threads import map_ordered
 
 logger = logging.getLogger(__name__)
@@ -92,15 +91,13 @@ class DataSetWriter:
         manifest, pairs = self.root / "manifest.parquet", self.root / "pairs.parquet"
         unsplit = {path: path.with_suffix(".unsplit") for path in (manifest, pairs)}
         lines = RowLines(self.card)
-        (self.root / "images").mkdir()
-        self._sums = SumsWriter(self.root / "images")  # no second pass over them
 
         # Decode in threads, keep in the order of the source.
         with (
             closing(self._images),
             closing(self._captions),
-            closing(self._sums),
             closing(self._ready) if self._ready else nullcontext(),
+            ImageShards(self.root) as self._shards,
             TableWriter(unsplit[manifest], MANIFEST_SCHEMA) as images_out,
             TableWriter(unsplit[pairs], PAIR_SCHEMA) as pairs_out,
         ):
@@ -188,21 +185,13 @@ class DataSetWriter:
         """Write an image under the digest of its original, so that what appears in many pairs is kept once."""
         digest, image, kept = loaded
         sha256 = hashlib.sha256(image.png).hexdigest()
-        name = f"{digest[:2]}/{digest[:24]}.png"
-        path = self.root / "images" / name
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            if self._ready and not kept:
-                self._ready.put(digest, image, sha256)
-            if self._ready:
-                link_or_copy(self._ready.place(digest), path)
-            else:
-                path.write_bytes(image.png)
-            self._sums.add(name, sha256)
+        if self._ready and not kept:
+            self._ready.put(digest, image, sha256)
+        place = self._shards.add(f"{digest[:24]}.png", image.png)
         return {
             "id": f"train-{row.number:07d}",
             "caption": row.caption,
-            "image": f"images/{name}",
+            "image": place,
             "sha256": sha256,
             "width": image.resolution,
             "height": image.resolution,

@@ -109,7 +109,7 @@ def read_json(path: Path) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _unreadable(path, "JSON", error) from None
+        raise unreadable(path, "JSON", error) from None
     if isinstance(value, dict):
         value.pop(SEAL, None)
     return value
@@ -139,10 +139,11 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> "pd.DataFrame"
     try:
         return pd.read_parquet(path, columns=columns)
     except Exception as error:  # of Arrow's readers on damaged bytes: any
-        raise _unreadable(path, "parquet", error) from None
+        raise unreadable(path, "parquet", error) from None
 
 
-def _unreadable(path: Path, kind: str, error: Exception) -> FileError | DamagedError:
+def unreadable(path: Path, kind: str, error: Exception) -> FileError | DamagedError:
+    """What to raise for a file that a reader of `kind` does not take."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     said = f"{path} must be a whole {kind} file, but it does not read ({reason}); {remedy(path)}."
     return DamagedError(said) if path.is_file() and is_output(path) else FileError(said)

@@ -1,7 +1,6 @@
 """Image files to upright 8-bit RGB and on to tensors, and small pictures side by side on one."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -21,17 +20,6 @@ class UnusableImageError(DataError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
-
-
-def open_rgb(path: Path) -> Image.Image:
-    """Decode an image file as upright RGB, transparency over white; raises `DataError` if it cannot be decoded."""
-    try:
-        with path.open("rb") as stream:
-            return decode_rgb(stream)
-    except (UnusableImageError, OSError) as error:
-        raise DataError(
-            f"{path} must be an image file, but it does not decode ({error}); replace it."
-        ) from None
 
 
 def decode_rgb(stream: BinaryIO) -> Image.Image:

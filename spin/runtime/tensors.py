@@ -1,8 +1,9 @@
 """Tensors of a data set in safetensors shards: written with a digest of their content, read by row."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from spin.runtime.sums import checked, is_whole
 
 KEY = "spin.key"
 """The one metadata entry of a shard: a digest of what it encodes and how."""
-
+OPEN_SHARDS = 256
+"""Of a folder at a time: each is mapped, and a process has some 65,000 maps at most."""
 
 FLIPPED = "_flipped"
 """Ending of the names of the tensors of mirrored images."""
@@ -60,35 +62,34 @@ class ShardedTensors:
             raise DataError(
                 f"{folder} must hold shards of {file}, found none; run the stage that makes them again."
             )
-        self._shards = [_open(path) for path in self._paths]
+        self._shard = lru_cache(maxsize=OPEN_SHARDS)(self._open)
         self._checked: set[int] = set()
+        headers = [_header(path) for path in self._paths]
         if keys is not None:
-            self._check_keys(folder, keys)
-        self.names = sorted(self._shards[0].keys())
+            self._check_keys([header.key for header in headers], keys)
+        self.names = headers[0].names
         """Of the tensors in every shard."""
-        for path, shard in zip(self._paths, self._shards, strict=True):
-            if sorted(shard.keys()) != self.names:
+        for path, header in zip(self._paths, headers, strict=True):
+            if header.names != self.names:
                 self.check()
                 raise DataError(
                     f"{path} must hold {', '.join(self.names)} as the first shard does; {remedy(path)}."
                 )
-        sizes = [shard.get_slice(self.names[0]).get_shape()[0] for shard in self._shards]
-        self._ends = np.cumsum(sizes)
+        self._ends = np.cumsum([header.num_rows for header in headers])
 
     def check(self) -> None:
         """Compare the bytes of all shards with their lists now; raises `DamagedError`."""
         for path in self._paths:
             checked(path)
 
-    def _check_keys(self, folder: Path, keys: Sequence[str]) -> None:
-        found = [(shard.metadata() or {}).get(KEY) for shard in self._shards]
+    def _check_keys(self, found: Sequence[str | None], keys: Sequence[str]) -> None:
         if found != list(keys):
             for path, key, wanted in zip(self._paths, found, keys, strict=False):
                 if key != wanted:
                     checked(path)
             stale = sum(key not in keys for key in found)
             raise DataError(
-                f"{folder} must hold the {len(keys)} shards that its cache.json lists, found {len(found)}, {stale} of "
+                f"{self.folder} must hold the {len(keys)} shards that its cache.json lists, found {len(found)}, {stale} of "
                 "them stale; run `spin cache` again."
             )
 
@@ -104,12 +105,28 @@ class ShardedTensors:
         if not 0 <= row < len(self):
             raise IndexError(row)
         shard = int(np.searchsorted(self._ends, row, side="right"))
+        start = int(self._ends[shard - 1]) if shard else 0
+        tensor: Tensor = self._shard(shard).get_slice(name)[row - start]
+        return tensor
+
+    def _open(self, shard: int) -> Any:
         if shard not in self._checked:
             checked(self._paths[shard])
             self._checked.add(shard)
-        start = int(self._ends[shard - 1]) if shard else 0
-        tensor: Tensor = self._shards[shard].get_slice(name)[row - start]
-        return tensor
+        return _open(self._paths[shard])
+
+
+class _Header(NamedTuple):
+    key: str | None
+    names: list[str]
+    num_rows: int  # of its first tensor, as of every other
+
+
+def _header(path: Path) -> _Header:
+    shard = _open(path)
+    names = sorted(shard.keys())
+    num_rows: int = shard.get_slice(names[0]).get_shape()[0] if names else 0
+    return _Header((shard.metadata() or {}).get(KEY), names, num_rows)
 
 
 def _open(path: Path) -> Any:

@@ -10,18 +10,22 @@ opponents.json                   who drew them and how, and how many were flagge
 """
 
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from spin.data.cache import Cache, encode, encode_both_ways
-from spin.data.manifest import geometry_of, read_manifest
+from spin.data.manifest import GEOMETRY, geometry_of, read_manifest
 from spin.errors import DataError
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.sampling import OpponentParams
@@ -29,13 +33,17 @@ from spin.runtime.files import read_json, read_parquet, write_json
 from spin.runtime.images import contact_sheet, to_pixel_values
 from spin.runtime.progress import Progress
 from spin.runtime.shards import collect_shards, write_shards
+from spin.runtime.tables import Table
 from spin.runtime.tensors import ShardedTensors
+from spin.sampling.draws import plan_draws
 from spin.sampling.safety import SafetyChecker, reasons_to_skip
 from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
 
 PREVIEW_IMAGES = 32
-INDEX_COLUMNS = ["id", "row", "drawn_by", "flagged"]
+INDEX_SCHEMA = pa.schema(
+    [("id", pa.string()), ("row", pa.int64()), ("drawn_by", pa.string()), ("flagged", pa.string())]
+)
 
 
 @dataclass(frozen=True)
@@ -58,31 +66,6 @@ class OpponentStage:
     """Whether each image is encoded mirrored too."""
 
 
-def plan_draws(ids: Sequence[str], stage: OpponentStage) -> pd.DataFrame:
-    """Who draws what: a row of `id`, `row` (of the manifest) and `drawn_by` per image, one iterate's after another's.
-
-    previous        the last iterate draws all, as in SPIN
-    mixture         each caption's image is by an iterate drawn from the stream of (seed, iteration, id)
-    all_earlier     every iterate draws every caption
-
-    The last two are fictitious self-play (Brown 1951): the opponent is the average of all past selves.
-    """
-    how, iterates = stage.params.drawn_by, stage.iterates
-
-    def drawers(identifier: str) -> Sequence[str]:
-        if how == "all_earlier":
-            return iterates
-        if how == "previous":
-            return iterates[-1:]
-        generator = generator_for("drawn by", stage.seed, stage.iteration, identifier)
-        return [iterates[int(torch.randint(len(iterates), (), generator=generator))]]
-
-    draws = [(identifier, row, name) for row, identifier in enumerate(ids) for name in drawers(identifier)]
-    frame = pd.DataFrame(draws, columns=["id", "row", "drawn_by"])
-    order = frame["drawn_by"].map({name: place for place, name in enumerate(iterates)})
-    return frame.iloc[order.argsort(kind="stable")].reset_index(drop=True)
-
-
 def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | None = None) -> None:
     """Draw x'_0 ~ p_{theta_k}(. | c) for every caption c of the manifest, as shards in `work`.
 
@@ -91,19 +74,23 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
     share the shards; all of them are there on return.
     """
     manifest = read_manifest(stage.data)
-    plan = plan_draws(list(manifest["id"]), stage)
+    drawn, drawers = plan_draws(
+        manifest, stage.params.drawn_by, len(stage.iterates), stage.seed, stage.iteration
+    )
+    captioned = manifest.mapped("id", "caption", *GEOMETRY)
 
     def write_shard(rows: range, folder: Path, progress: Progress) -> None:
-        draws = plan.iloc[rows.start : rows.stop]
+        mine, by = drawn[rows.start : rows.stop], drawers[rows.start : rows.stop]
         frames, parts = [], []
 
         # One drawer after the other: each is loaded once a shard.
-        for drawer in draws["drawn_by"].unique():
-            mine = draws[draws["drawn_by"] == drawer]
-            diffusion = stage.load(drawer)
-            for start in range(0, len(mine), stage.params.batch_size):
-                batch = mine.iloc[start : start + stage.params.batch_size]
-                frame, part = _draw(stage, diffusion, manifest, batch, checker)
+        for drawer in np.unique(by):
+            name, left = stage.iterates[drawer], mine[by == drawer]
+            diffusion = stage.load(name)
+            for start in range(0, len(left), stage.params.batch_size):
+                batch = captioned.take(left[start : start + stage.params.batch_size])
+                batch = batch.assign(row=left[start : start + len(batch)].astype(np.int64), drawn_by=name)
+                frame, part = _draw(stage, diffusion, batch, checker)
                 frames.append(frame)
                 parts.append(part)
                 progress.update(len(batch))
@@ -112,31 +99,29 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
         save_file(whole, folder / "latents.safetensors")
 
     label = f"opponents {stage.iteration}"
-    write_shards(work, len(plan), stage.params.shard_size, write_shard, label, "images")
+    write_shards(work, len(drawn), stage.params.shard_size, write_shard, label, "images")
 
 
 def _draw(
     stage: OpponentStage,
     diffusion: LatentDiffusion,
-    manifest: pd.DataFrame,
     batch: pd.DataFrame,
     checker: SafetyChecker | None,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Draw a batch of one iterate: its rows of images.parquet, and its posteriors by name."""
-    captioned = manifest.iloc[batch["row"]]
     generators = [
         _stream(stage, identifier, name)
         for identifier, name in zip(batch["id"], batch["drawn_by"], strict=True)
     ]
-    text, empty = stage.cache.text(captioned["caption"]), stage.cache.text([""])
-    guidance = Guidance(text, empty, geometry_of(captioned))
+    text, empty = stage.cache.text(batch["caption"]), stage.cache.text([""])
+    guidance = Guidance(text, empty, geometry_of(batch))
     images, latents = sample_images(diffusion, guidance, generators, stage.params, stage.resolution)
 
     # Zeros stand for what must not be trained on.
     reasons = reasons_to_skip(images, latents, checker)
     kept = torch.tensor([not reason for reason in reasons]).reshape(-1, 1, 1, 1)
     posterior = _posterior(diffusion, images, latents, stage)
-    frame = batch.assign(flagged=reasons, png=[_png(image) for image in images])
+    frame = batch[["id", "row", "drawn_by"]].assign(flagged=reasons, png=[_png(image) for image in images])
     return frame, {name: torch.where(kept, tensor, 0.0) for name, tensor in posterior.items()}
 
 
@@ -165,30 +150,41 @@ def collect_opponents(stage: OpponentStage, work: Path, out: Path) -> None:
     """
     collect_shards(work, out)
     shards = sorted(out.glob("shard-*/images.parquet"))
-    index = pd.concat([read_parquet(path, columns=INDEX_COLUMNS) for path in shards], ignore_index=True)
+    reasons, drawn = _write_index(shards, out / "index.parquet")
 
     # Count what must not be trained on.
-    flagged = {str(reason): int(count) for reason, count in index["flagged"].value_counts().items() if reason}
-    if sum(flagged.values()) == len(index):
+    flagged = {reason: count for reason, count in reasons.most_common() if reason}
+    if sum(flagged.values()) == reasons.total():
         raise DataError(
-            f"the opponents of {stage.iteration} must leave something to train on, but all {len(index)} are flagged "
+            f"the opponents of {stage.iteration} must leave something to train on, but all {reasons.total()} are flagged "
             f"({', '.join(flagged)}); look at how {stage.iterates[-1]} draws."
         )
 
-    # List the images, and say who drew them and how.
-    index.to_parquet(out / "index.parquet", index=False)
+    # Say who drew them and how.
     _write_preview(shards, out / "preview.png")
     write_json(
         out / "opponents.json",
         {
             "iteration": stage.iteration,
-            "num_images": len(index),
+            "num_images": reasons.total(),
             "flagged": flagged,
             "weights": dict(stage.weights),
-            "drawn": {str(name): int(count) for name, count in index["drawn_by"].value_counts().items()},
+            "drawn": dict(drawn),
             **stage.params.model_dump(),
         },
     )
+
+
+def _write_index(shards: Sequence[Path], path: Path) -> tuple[Counter[str], Counter[str]]:
+    """Join what the shards list; count the images by why they are flagged, and by who drew them."""
+    flagged, drawn = Counter[str](), Counter[str]()
+    with pq.ParquetWriter(path, INDEX_SCHEMA) as writer:
+        for shard in shards:
+            frame = read_parquet(shard, columns=INDEX_SCHEMA.names)
+            writer.write_table(pa.Table.from_pandas(frame, INDEX_SCHEMA, preserve_index=False))
+            flagged.update(frame["flagged"])
+            drawn.update(frame["drawn_by"])
+    return flagged, drawn
 
 
 def check_drawer(folder: Path, drawer: str, weights: str) -> None:
@@ -203,11 +199,11 @@ def check_drawer(folder: Path, drawer: str, weights: str) -> None:
         )
 
 
-def open_opponents(folder: Path) -> tuple[pd.DataFrame, ShardedTensors]:
+def open_opponents(folder: Path) -> tuple[Table, ShardedTensors]:
     """The index of a folder of opponents and their posteriors, row by row; raises `DataError` if they are not whole."""
     if not (folder / "index.parquet").is_file():
         raise DataError(f"{folder} must hold opponents, found none; run `spin opponents` first.")
-    index, tensors = read_parquet(folder / "index.parquet"), ShardedTensors(folder, "latents")
+    index, tensors = Table(folder / "index.parquet"), ShardedTensors(folder, "latents")
     if len(tensors) != len(index):
         tensors.check()
         raise DataError(

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pandas.util import hash_array
 from torch import Tensor
 
 from spin.data.cache import Cache
-from spin.data.manifest import geometry_of, read_manifest, read_pairs
+from spin.data.manifest import GEOMETRY, geometry_of, read_manifest, read_pairs
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
+from spin.runtime.tables import Table, mapped_array
 from spin.runtime.tensors import posteriors_at
 from spin.sampling.opponents import open_opponents
 
@@ -58,48 +62,73 @@ def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
     """
     manifest = read_manifest(data)
     cache.check_images(manifest)
-
-    # Opponents must be those of these captions, one or more for each.
     index, generated = open_opponents(opponents)
-    drawn = index["row"].to_numpy()
-    whole = len(manifest) and set(drawn) == set(range(len(manifest)))
-    if not whole or (manifest["id"].to_numpy()[drawn] != index["id"].to_numpy()).any():
+    if not _are_of(index, manifest):
+        captions = len({name for frame in index.batches("id") for name in frame["id"]})
         raise DataError(
             f"{opponents} must hold an image for each of the {len(manifest)} captions, found {len(index)} for "
-            f"{index['id'].nunique()} captions, not all of them the same; draw the opponents again."
+            f"{captions} captions, not all of them the same; draw the opponents again."
+        )
+    images, captioned = _kept(index)
+    examples = manifest.mapped("image", "caption", *GEOMETRY)
+
+    def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
+        flip_real, flip_gen = flips or (None, None)
+        wanted = list(rows)
+        chosen = examples.take(captioned[wanted])
+        gen = posteriors_at(generated, images[wanted].tolist(), flip_gen)
+        return Rows(
+            cache.posteriors(chosen["image"], flip_real), gen, list(chosen["caption"]), geometry_of(chosen)
         )
 
-    # What a filter flagged is left out.
-    kept = np.flatnonzero(index["flagged"].to_numpy() == "")
-    kept = kept[np.argsort(drawn[kept], kind="stable")]  # in the order of the manifest, whoever drew what
+    return TrainingSet(len(images), fetch, cache.text)
+
+
+def _are_of(index: Table, manifest: Table) -> bool:
+    """Whether there is an image for each row of the manifest, and each names the row's id."""
+    ids = np.concatenate([np.zeros(0, np.uint64), *map(_id_hashes, manifest.batches("id"))])
+    met = np.zeros(len(ids), dtype=bool)
+    for frame in index.batches("row", "id"):
+        rows = frame["row"].to_numpy()
+        if not ((0 <= rows) & (rows < len(ids))).all() or (ids[rows] != _id_hashes(frame)).any():
+            return False
+        met[rows] = True
+    return bool(len(met) and met.all())
+
+
+def _id_hashes(frame: pd.DataFrame) -> npt.NDArray[np.uint64]:
+    return hash_array(frame["id"].to_numpy(object), categorize=False)
+
+
+def _kept(index: Table) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The opponents that no filter flagged, in the order of the manifest whoever drew what: their numbers, their rows."""
+    rows, passed, reasons = np.empty(len(index), np.int32), np.empty(len(index), bool), set[str]()
+    start = 0
+    for frame in index.batches("row", "flagged"):
+        part = slice(start, start := start + len(frame))
+        rows[part], passed[part] = frame["row"], frame["flagged"] == ""
+        reasons |= set(frame["flagged"].unique())
+    kept = np.flatnonzero(passed).astype(np.int32)
+    kept = kept[np.argsort(rows[kept], kind="stable")]
     if len(kept) < len(index):
         logger.info(
             "%d of the %d opponents are flagged (%s): they are not trained on, and neither is the pair",
             len(index) - len(kept),
             len(index),
-            ", ".join(sorted(set(index["flagged"]) - {""})),
+            ", ".join(sorted(reasons - {""})),
         )
-
-    def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
-        flip_real, flip_gen = flips or (None, None)
-        images = kept[list(rows)]
-        chosen = manifest.iloc[drawn[images]]
-        gen = posteriors_at(generated, images.tolist(), flip_gen)
-        return Rows(
-            cache.posteriors(chosen["image"], flip_real), gen, list(chosen["caption"]), geometry_of(chosen)
-        )
-
-    return TrainingSet(len(kept), fetch, cache.text)
+    return mapped_array([kept], np.int32), mapped_array([rows[kept]], np.int32)
 
 
 def dpo_training_set(data: Path, cache: Cache) -> TrainingSet:
     """Winners against losers of the data set's preference pairs."""
     pairs = read_pairs(data)
     cache.check_images(read_manifest(data))
+    examples = pairs.mapped("image_w", "image_l", "caption", *GEOMETRY)
 
     def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
         flip_real, flip_gen = flips or (None, None)
-        chosen = pairs.iloc[list(rows)]
+        chosen = examples.take(list(rows))
         winners = cache.posteriors(chosen["image_w"], flip_real)
         losers = cache.posteriors(chosen["image_l"], flip_gen)
         return Rows(winners, losers, list(chosen["caption"]), geometry_of(chosen))  # the winner's
@@ -111,10 +140,11 @@ def sft_training_set(data: Path, cache: Cache) -> TrainingSet:
     """Real images alone."""
     manifest = read_manifest(data)
     cache.check_images(manifest)
+    examples = manifest.mapped("image", "caption", *GEOMETRY)
 
     def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
         flip_real = flips.real if flips else None
-        chosen = manifest.iloc[list(rows)]
+        chosen = examples.take(list(rows))
         return Rows(
             cache.posteriors(chosen["image"], flip_real), None, list(chosen["caption"]), geometry_of(chosen)
         )

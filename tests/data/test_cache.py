@@ -1,5 +1,7 @@
 """Properties of the cache of latents and text embeddings: what is kept, what is noticed, what is refused."""
 
+import hashlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -21,6 +23,7 @@ from spin.runtime.sums import write_sums
 from spin.runtime.tensors import ShardedTensors, save_shard
 from spin.stages.data import run_cache
 from spin.training.examples import sft_training_set
+from tests.data.tables import column
 from tests.stages.projects import parameters, prepare
 
 SHARDS = 5
@@ -68,12 +71,25 @@ def cut_short(path: Path) -> None:
     path.write_bytes(half)
 
 
+def overwrite(image: str) -> str:
+    """Another picture of as many bytes in the place of an image; its SHA-256."""
+    stream = io.BytesIO()
+    Image.fromarray(np.full((32, 32, 3), 77, dtype=np.uint8)).save(stream, format="PNG")
+    name, start, size = image.split(":")
+    content = stream.getvalue().ljust(int(size), b"\0")
+    shard = Path("outputs/data", name)
+    with shard.open("r+b") as file:
+        file.seek(int(start))
+        file.write(content)
+    write_sums(shard.parent)
+    write_sums(Path("outputs/data"))
+    return hashlib.sha256(content).hexdigest()
+
+
 def replace_image(image: str) -> None:
     """Another picture, with the manifest in step, as the data stage would leave them."""
-    path = Path("outputs/data") / image
-    Image.fromarray(np.full((32, 32, 3), 77, dtype=np.uint8)).save(path)
     manifest = pd.read_parquet("outputs/data/manifest.parquet")
-    manifest.loc[manifest["image"] == image, "sha256"] = sha256_file(path)
+    manifest.loc[manifest["image"] == image, "sha256"] = overwrite(image)
     manifest.to_parquet("outputs/data/manifest.parquet", index=False)
     write_sums(Path("outputs/data"))
 
@@ -123,7 +139,7 @@ def test_a_flipped_bit_is_mended_in_the_cache_and_in_the_store_which_have_one_fi
 def test_a_changed_image_costs_its_shard_and_is_encoded_anew(
     inside: Path, tiny_base: Path, encoded: list[int]
 ) -> None:
-    image = str(read_manifest(Path("outputs/data"))["image"][7])
+    image = column(read_manifest(Path("outputs/data")), "image")[7]
     before, digests = (
         Cache(Path("outputs/cache")).posteriors([image])[0],
         [sha256_file(path) for path in shards()],
@@ -139,9 +155,7 @@ def test_a_changed_image_costs_its_shard_and_is_encoded_anew(
 
 
 def test_an_image_that_is_not_the_manifests_is_refused(inside: Path, tiny_base: Path) -> None:
-    image = Path("outputs/data") / str(read_manifest(Path("outputs/data"))["image"][3])
-    Image.fromarray(np.zeros((32, 32, 3), dtype=np.uint8)).save(image)
-    write_sums(Path("outputs/data"))
+    overwrite(column(read_manifest(Path("outputs/data")), "image")[3])
     before = sha256_tree(Path("outputs/cache"))
     with pytest.raises(
         DataError, match="must be the image that the manifest lists, but its bytes have changed"
@@ -151,7 +165,7 @@ def test_an_image_that_is_not_the_manifests_is_refused(inside: Path, tiny_base: 
 
 
 def test_training_on_a_stale_cache_is_refused(inside: Path, tiny_base: Path) -> None:
-    replace_image(str(read_manifest(Path("outputs/data"))["image"][7]))
+    replace_image(column(read_manifest(Path("outputs/data")), "image")[7])
     with pytest.raises(DataError, match=r"was another image when it was made; run `spin cache` again"):
         sft_training_set(Path("outputs/data"), Cache(Path("outputs/cache")))
 

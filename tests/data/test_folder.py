@@ -1,6 +1,7 @@
 """People's own folders of captioned images."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from PIL import Image
 
 from spin.data.folder import write_folder_data
 from spin.data.manifest import read_manifest, read_prompts
+from spin.data.stored import stored_bytes
 from spin.errors import DataError
 from spin.params.data import FolderData
 from spin.runtime.files import read_json, sha256_tree
 from tests.data.images import USABLE, picture, write_mixed_folder
+from tests.data.tables import column
 
 
 def bring(folder: Path, out: Path, num_val: int = 1, num_test: int = 1, small: str = "drop") -> pd.DataFrame:
@@ -65,7 +68,7 @@ def test_a_folder_of_mixed_formats_gives_exact_counts(tmp_path: Path) -> None:
     assert card["kept"]["train"] == len(read_manifest(tmp_path / "out")) < USABLE
     assert (tmp_path / "secret.png").is_file()
     for row in manifest.itertuples():
-        with Image.open(tmp_path / "out" / row.image) as image:
+        with Image.open(io.BytesIO(stored_bytes(tmp_path / "out", row.image))) as image:
             assert (image.mode, image.size, image.format) == ("RGB", (32, 32), "PNG")
     turned = manifest[manifest["caption"] == "a picture of turned.jpg"].iloc[0]
     geometry = turned[["original_width", "original_height", "crop_top", "crop_left"]]
@@ -88,7 +91,7 @@ def test_held_out_captions_do_not_depend_on_the_order_or_names_of_the_files(tmp_
         out = tmp_path / f"out-{name}"
         bring(make_folder(tmp_path / name, "csv", each), out, 3, 5)
         chosen.append([list(read_prompts(out, split)["prompt"]) for split in ("val", "test")])
-        assert not set(read_manifest(out)["caption"]) & {*chosen[-1][0], *chosen[-1][1]}
+        assert not set(column(read_manifest(out), "caption")) & {*chosen[-1][0], *chosen[-1][1]}
     assert chosen[0] == chosen[1]
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from spin.data.images import prepare_image, resize_and_crop
+from spin.data.stored import open_stored
 from spin.errors import DataError
-from spin.runtime.images import FORMATS, UnusableImageError, decode_rgb, open_rgb
+from spin.runtime.images import FORMATS, UnusableImageError, decode_rgb
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -52,7 +53,7 @@ def test_transparency_of_every_kind_lies_over_white(tmp_path: Path) -> None:
     data += [encoded(palette, transparency=1), encoded(palette, "GIF", transparency=1)]
     assert [decoded(each).getpixel((0, 0)) for each in data] == [(255, 255, 255)] * 5
     (tmp_path / "clear.png").write_bytes(data[0])
-    assert open_rgb(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    assert open_stored(tmp_path, "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_cmyk_and_palette_keep_their_colours() -> None:
@@ -139,4 +140,4 @@ def test_a_file_that_does_not_decode_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "torn.png").write_bytes(b"torn")
     for name in ("torn.png", "missing.png"):
         with pytest.raises(DataError, match=rf"{name} must be an image file, but it does not decode"):
-            open_rgb(tmp_path / name)
+            open_stored(tmp_path, name)

@@ -1,5 +1,6 @@
 """Pick-a-Pic becomes one winner a prompt, and pairs that name the preferred image first."""
 
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,17 +8,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from spin.data.manifest import read_manifest, read_pairs, read_prompts
+from spin.data.stored import open_stored
 from spin.errors import DataError
 from spin.runtime.files import read_json
 from tests.data.images import jpeg
 from tests.data.sources import bring, judged, write_pickapic
+from tests.data.tables import whole
 
 
 def test_pickapic_gives_one_winner_a_prompt(tmp_path: Path) -> None:
     source = write_pickapic(tmp_path / "pickapic")
     splits = {"val_split": "validation_unique", "test_split": "test_unique"}
     out = bring(tmp_path / "out", source=str(source), pairs=False, num_val=2, num_test=4, **splits)
-    manifest, card = read_manifest(out), read_json(out / "card.json")
+    manifest, card = whole(read_manifest(out), "id", "caption"), read_json(out / "card.json")
     assert sorted(manifest["caption"]) == sorted(f"prompt {index}" for index in range(12))
     assert list(manifest["id"][:2]) == ["train-0000001", "train-0000002"]  # row 0 does not decode
     assert card["rows_read"] == 31
@@ -34,7 +37,8 @@ def test_pickapic_gives_one_winner_a_prompt(tmp_path: Path) -> None:
     assert card["kept"] == {"train": 12, "pairs": 0, "val": 2, "test": 4}
     assert list(read_prompts(out, "test")["prompt"]) == ["test 0", "test 1", "test 2", "test 3"]
     assert not (out / "pairs.parquet").exists()
-    assert len(list((out / "images").rglob("*.png"))) == 12
+    with tarfile.open(out / "images/shard-00000.tar") as shard:
+        assert len(shard.getnames()) == 12
 
 
 def test_pickapic_pairs_name_the_preferred_image_first(tmp_path: Path) -> None:
@@ -43,7 +47,9 @@ def test_pickapic_pairs_name_the_preferred_image_first(tmp_path: Path) -> None:
     rows += [judged(9, "prompt 0", 1.0, jpg_0=rows[0]["jpg_0"])]  # the same winner beats another image
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "part.parquet")
     out = bring(tmp_path / "out", source=str(tmp_path / "part.parquet"), pairs=True)
-    pairs, manifest = read_pairs(out), read_manifest(out)
+    manifest = whole(read_manifest(out), "caption", "image")
+    columns = "caption", "image_w", "image_l", "original_height", "original_height_l"
+    pairs = whole(read_pairs(out), *columns)
     train = set(manifest["caption"])
     assert len(manifest) == 6
     assert set(pairs["caption"]) == train
@@ -52,7 +58,7 @@ def test_pickapic_pairs_name_the_preferred_image_first(tmp_path: Path) -> None:
     assert (pairs["original_height_l"] == 48).all()
     assert set(pairs["image_w"]) == set(manifest["image"])
     for reference in {*pairs["image_w"], *pairs["image_l"]}:
-        assert (out / reference).is_file()
+        assert open_stored(out, reference).size == (32, 32)
     held_out = {*read_prompts(out, "val")["prompt"], *read_prompts(out, "test")["prompt"]}
     assert not held_out & train
     assert len(held_out) == 2

@@ -80,13 +80,12 @@ def test_a_killed_data_stage_decodes_what_is_missing(params: Params, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             run_data(params)
     assert sha256_tree(paths.DATA) == before, "the finished output stays until the new one is whole"
-    ready = sorted(Path(".spin/work").glob("data-*/ready/*/*.png"))
-    flip(ready[3])
-    ready[5].write_bytes(ready[5].read_bytes()[:50])
+    (ready,) = Path(".spin/work").glob("data-*/ready/images-*.bin")
+    flip(ready)
+    ready.write_bytes(ready.read_bytes()[:-50])
 
     # The same bytes, and no more decoded than was not kept.
     decoded.clear()
     run_data(params)
     assert sha256_tree(paths.DATA) == before
-    assert len(ready) == 20
-    assert len(decoded) <= all_of_them - len(ready) + 2
+    assert len(decoded) <= all_of_them - 20 + 2

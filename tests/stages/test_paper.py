@@ -22,6 +22,7 @@ from spin.prompts.named import FIGURE_2, FIGURE_11, HPS_STYLES
 from spin.rewards.loading import load_scorer
 from spin.runtime.files import read_json
 from spin.stages.table import STAGES
+from tests.data.tables import whole
 from tests.models.tiny import ROOT
 from tests.stages.published import profile, read_profile, shrink_published_sets, small_profile, write_hub
 
@@ -149,7 +150,8 @@ def test_every_row_is_a_model_of_its_own(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_pairs_teach_diffusion_dpo_and_one_winner_a_prompt_the_others(finished: Path) -> None:
-    manifest, pairs = read_manifest(finished / "data"), read_pairs(finished / "data")
+    manifest = whole(read_manifest(finished / "data"), "caption", "image")
+    pairs = whole(read_pairs(finished / "data"), "image_w")
     assert manifest["caption"].is_unique
     assert len(pairs) > len(manifest)
     assert set(manifest["image"]) <= set(pairs["image_w"])

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from spin.data.cache import Cache, encode, encode_both_ways
 from spin.data.manifest import read_manifest, read_pairs
+from spin.data.stored import open_stored
 from spin.errors import DataError
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.schema import Params, load_params
-from spin.runtime.images import open_rgb, to_pixel_values
+from spin.runtime.images import to_pixel_values
 from spin.runtime.sums import write_sums
 from spin.runtime.tensors import ShardedTensors, posteriors_at, save_shard
 from spin.stages.data import run_base, run_cache, run_data
@@ -31,6 +32,7 @@ from spin.training.examples import (
     spin_training_set,
 )
 from spin.training.setup import Inputs, open_training_set
+from tests.data.tables import column
 from tests.models.tiny import miniature_params, write_params
 from tests.training.games import schedule, tiny_diffusion, training_params
 
@@ -111,9 +113,9 @@ def test_the_mirrored_latents_are_those_of_the_mirrored_image(diffusion: LatentD
     assert not torch.equal(both["mean"], both["mean_flipped"])
 
 
-def encoded(diffusion: LatentDiffusion, paths: Sequence[Path], flipped: Sequence[bool]) -> Tensor:
-    """The VAE's means of image files, mirrored where `flipped` says so."""
-    pixel_values = to_pixel_values([open_rgb(path) for path in paths])
+def encoded(diffusion: LatentDiffusion, places: Sequence[str], flipped: Sequence[bool]) -> Tensor:
+    """The VAE's means of stored images, mirrored where `flipped` says so."""
+    pixel_values = to_pixel_values([open_stored(DATA, place) for place in places])
     chosen = [image.flip(-1) if flip else image for image, flip in zip(pixel_values, flipped, strict=True)]
     return encode(diffusion, torch.stack(chosen))["mean"]
 
@@ -124,9 +126,9 @@ def test_every_kind_of_training_set_reads_the_mirrored_rows_of_each_side(
     monkeypatch.chdir(project)
     cache, opposite = Cache(CACHE), [not flip for flip in PATTERN]
     flips, none = Flips(PATTERN, opposite), [False] * 5
-    images = [DATA / image for image in read_manifest(DATA)["image"][:5]]
+    images = column(read_manifest(DATA), "image")[:5]
     pairs = read_pairs(DATA)
-    winners, losers = ([DATA / image for image in pairs[side][:5]] for side in ("image_w", "image_l"))
+    winners, losers = (column(pairs, side)[:5] for side in ("image_w", "image_l"))
     generated = ShardedTensors(OPPONENTS, "latents")
 
     spin = spin_training_set(DATA, cache, OPPONENTS)
