@@ -161,7 +161,7 @@ def _fit(state: TrainState, recipe: Recipe, batch: AnyBatch, accelerator: Accele
 
 
 def _out_of_memory(micro_batch: MicroBatch) -> ParamsError:
-    cure = "lower it, or set it to auto"
+    cure = "set a smaller number" if micro_batch.auto else "lower it, or set it to auto"
     if micro_batch.size == 1:
         cure = "set training.gradient_checkpointing, train with training.lora, or lower resolution"
     return ParamsError(
