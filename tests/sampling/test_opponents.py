@@ -31,8 +31,8 @@ def test_previous_is_drawn_by_the_last_iterate_in_the_order_of_the_manifest(
 
 
 def test_a_mixture_lets_each_iterate_draw_some_captions(inside: Path, tiny_base: Path) -> None:
-    _, previous = drawn(tiny_base)
-    index, mixture = drawn(tiny_base, drawn_by="mixture")
+    _, previous = drawn(tiny_base, latents="direct")  # in 8 bits the batch shows, by a level here and there
+    index, mixture = drawn(tiny_base, drawn_by="mixture", latents="direct")
     assert sorted(index["row"]) == list(range(12)), "one image a caption"
     assert set(index["drawn_by"]) == {"base", "iter1"}
     by_last = [key for key in mixture if key[1] == "iter1"]
@@ -47,7 +47,7 @@ def test_a_mixture_lets_each_iterate_draw_some_captions(inside: Path, tiny_base:
     by = dict(zip(index["id"], index["drawn_by"], strict=True))
     assert rows.gen is not None
     assert torch.equal(rows.gen[0], torch.stack([mixture[name, by[name]] for name in manifest["id"]]))
-    again, _ = drawn(tiny_base, drawn_by="mixture")
+    again, _ = drawn(tiny_base, drawn_by="mixture", latents="direct")
     pd.testing.assert_frame_equal(index, again)
 
 
@@ -72,8 +72,9 @@ def test_all_earlier_lets_every_iterate_draw_every_caption_and_training_visits_a
 
 
 def test_an_image_does_not_depend_on_batch_or_shard(inside: Path, tiny_base: Path) -> None:
-    _, one = drawn(tiny_base, drawn_by="mixture", batch_size=4, shard_size=4)
-    _, other = drawn(tiny_base, drawn_by="mixture", batch_size=5, shard_size=7)
+    direct = {"latents": "direct"}  # in 8 bits a value on the edge of two levels shows the rounding of sums
+    _, one = drawn(tiny_base, drawn_by="mixture", batch_size=4, shard_size=4, **direct)
+    _, other = drawn(tiny_base, drawn_by="mixture", batch_size=5, shard_size=7, **direct)
     assert one.keys() == other.keys()
     for key, latent in one.items():
         torch.testing.assert_close(latent, other[key], rtol=1e-4, atol=1e-4)
