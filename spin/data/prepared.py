@@ -29,7 +29,7 @@ class PreparedImages:
         except sqlite3.DatabaseError:
             (folder / "prepared.db").unlink()
             self._rows = _open(folder / "prepared.db")
-        number = len(list(folder.glob("images-*.bin")))
+        number = 1 + max((int(each.stem[7:]) for each in folder.glob("images-*.bin")), default=-1)
         self._file = (folder / f"images-{number:05d}.bin").open("xb")
 
     def get(self, digest: str) -> PreparedImage | None:

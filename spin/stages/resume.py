@@ -11,7 +11,8 @@ fp16's loss scale are the whole state.
 
 import shutil
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from spin.errors import ModelError, SpinError
+from spin.errors import ModelError
 from spin.models.lora import check_same_shapes, trainable_state
 from spin.runtime.files import read_json, replacing_dir, write_json
 from spin.runtime.sums import check_folder
@@ -48,7 +50,8 @@ def save_state(work: Path, state: TrainState, accelerator: Accelerator, reports:
             broadcast_object_list(shared)
         tensors, rest = _taken_apart(state)
         writer = HuggingFaceStorageWriter(shared[0], save_distributed=True)
-        save(tensors, storage_writer=writer, no_dist=not together)
+        with _unwrapped():
+            save(tensors, storage_writer=writer, no_dist=not together)
 
         # The first one adds what is no tensor.
         if main:
@@ -64,6 +67,16 @@ def save_state(work: Path, state: TrainState, accelerator: Accelerator, reports:
             write_json(folder / REST, rest)
     for earlier in set(work.glob("state-*")) - {place} if main else ():
         shutil.rmtree(earlier)
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Raise what went wrong itself, such as a full disk: torch's checkpoint hides it in what is no `Exception`."""
+    try:
+        yield
+    except CheckpointException as failed:
+        cause, _ = next(iter(failed.failures.values()))
+        raise cause from None
 
 
 def _taken_apart(state: TrainState) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -102,7 +115,7 @@ def restore_state(work: Path, state: TrainState, accelerator: Accelerator) -> li
         check_folder(folder)
         try:
             reports = _restore(folder, state, accelerator)
-        except (KeyError, TypeError, ValueError, RuntimeError, SpinError) as error:
+        except Exception as error:  # of the readers on bytes that are not theirs: any
             raise ModelError(
                 f"{folder} must be a step checkpoint of this training, but it cannot be read ({error}); delete it to "
                 "start over."
@@ -130,7 +143,8 @@ def _restore(folder: Path, state: TrainState, accelerator: Accelerator) -> list[
             tensors[name] = torch.empty_like(player[of])
         elif part == "optimizer":
             tensors[name] = _room(saved[name], player[of.rpartition(".")[0]])
-    load(tensors, storage_reader=reader, no_dist=not is_sharded(state.player))
+    with _unwrapped():
+        load(tensors, storage_reader=reader, no_dist=not is_sharded(state.player))
 
     # Put the parts together again.
     slots = {name: dict(rest["optimizer"]["scalars"].get(name, {})) for name in player}

@@ -181,9 +181,8 @@ def _accumulate(
     sums: Measured = {}
     parts: list[AnyBatch] = [*batch.micro_batches(size)]
     for part in parts:
-        share = (
-            part.num_rows / batch.num_rows
-        )  # every row counts equally, however many micro-batches there are
+        # Every row counts equally, however many micro-batches there are.
+        share = part.num_rows / batch.num_rows
 
         def backward(loss: Tensor, last: bool, part: AnyBatch = part, share: float = share) -> None:
             if last and part is parts[-1]:

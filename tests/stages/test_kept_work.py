@@ -1,5 +1,6 @@
 """Finished work is not lost before DVC has recorded it, and does not stay after that."""
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -112,6 +113,25 @@ def test_kept_images_that_are_damaged_are_drawn_again(inside: Path, tiny_base: P
     flip(next(Path(".spin/work").glob("generate-test-base-*/batch-*/00002-0.png")))
     run_generate(params, "test", "base")
     assert sha256_tree(samples) == before
+
+
+def test_a_disk_that_is_full_at_a_step_checkpoint_says_so_and_the_rerun_goes_on(
+    inside: Path, tiny_base: Path
+) -> None:
+    params = parameters(tiny_base)
+    run_train(params, "iter1")
+    unbroken = sha256_tree(CHECKPOINT)
+    params = parameters(tiny_base, training={"checkpoint_every": 2})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            run_train(params, "iter1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(Path(".spin/work").glob("train-iter1-*/state-*")), "nothing half-written"
+    run_train(params, "iter1")
+    assert sha256_tree(CHECKPOINT) == unbroken
 
 
 @pytest.mark.parametrize("file", ["shard-*.safetensors", "training.json"])

@@ -71,7 +71,7 @@ def step(
     player.zero_grad()
     measured = micro_step(
         diffusion.predict, player, opponent, batch, objective, lambda loss, _: loss.backward()
-    )  # type: ignore[no-untyped-call]
+    )
     report = {name: value.item() for name, value in measured.items()}
     return report, torch.cat([p.grad.flatten() for p in player.parameters() if p.grad is not None]).clone()
 

@@ -61,6 +61,7 @@ def test_two_processes_train_as_one_does(inside: Path, tiny_base: Path, tmp_path
     alone = trained(params, name)
     curve = together(tmp_path, lambda: run_train(params, name), shard)
     assert_close((written(name), curve), alone)
+    assert Path(f"outputs/previews/{name}/step-000003.png").is_file()
 
 
 def test_half_of_every_weight_is_in_each_process_and_margins_still_start_at_zero(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,21 @@ def source_of(diffusion: LatentDiffusion, shared_noise: bool = True, **training:
     params, process = training_params(**training), diffusion.noise_schedule
     places = range(params.batch_size)
     return BatchSource(set_of(12), diffusion, process, params, shared_noise, 0, "iter1", places)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_each_process_draws_its_own_places_of_the_one_batch(diffusion: LatentDiffusion, shared: bool) -> None:
+    whole = source_of(diffusion, shared, caption_dropout=0.5, batch_size=4)
+    halves = [replace(whole, places=range(start, start + 2)) for start in (0, 2)]
+    for step in (0, 5):
+        both, *parts = (draw_batch(source, step) for source in (whole, *halves))
+        assert both.gen is not None
+        for number, part in enumerate(parts):
+            rows = slice(2 * number, 2 * number + 2)
+            assert part.gen is not None
+            for one, other in zip((*part.real, *part.gen), (*both.real, *both.gen), strict=True):
+                assert torch.equal(one, other[rows])
+            assert torch.equal(part.conditioning["lengths"], both.conditioning["lengths"][rows])
 
 
 @pytest.mark.parametrize("shared", [True, False])
