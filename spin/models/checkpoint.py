@@ -9,6 +9,8 @@
 So a checkpoint costs one denoiser, and `StableDiffusionPipeline.from_pretrained(base, unet=...)` reads it anywhere.
 """
 
+import inspect
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from spin.runtime.sums import checked
 MODEL_FILE = "model.json"
 MAX_SHARD_SIZE = "10GB"
 """Of the files of a network, as diffusers has it."""
+logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)  # the hub names it after the file
 
 
 def reference_of(base: BaseParams) -> dict[str, Any]:
