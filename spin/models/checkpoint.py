@@ -33,7 +33,8 @@ from spin.runtime.sums import checked
 MODEL_FILE = "model.json"
 MAX_SHARD_SIZE = "10GB"
 """Of the files of a network, as diffusers has it."""
-logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)  # the hub names it after the file
+# The hub names its logger after the file.
+logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)
 
 
 def reference_of(base: BaseParams) -> dict[str, Any]:
