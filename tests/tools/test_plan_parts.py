@@ -9,11 +9,11 @@ import pytest
 
 from spin.cli import main
 from spin.params.schema import Params, load_params
+from spin.rewards.costs import scoring_costs
 from spin.stages.data import run_data
 from spin.tools.plan.counts import count_pair_images, count_prompts
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import PEAK_FP32_TFLOPS, PEAK_TFLOPS
-from spin.tools.plan.scorers import scoring_costs
 from tests.data.sources import write_pickapic
 from tests.models.tiny import ROOT, write_params
 from tests.tools.planned import COST, counts, params, work_of

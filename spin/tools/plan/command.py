@@ -74,6 +74,7 @@ def _peaks(options: argparse.Namespace) -> tuple[float, float]:
 def _plan(params: Params, options: argparse.Namespace) -> "Plan":
     """Count what there is and what it costs."""
     from spin.models.flops import build_denoiser, measure_networks
+    from spin.rewards.costs import scoring_costs
     from spin.tools.plan.counts import (
         configurations,
         count_adapters,
@@ -82,15 +83,19 @@ def _plan(params: Params, options: argparse.Namespace) -> "Plan":
         count_prompts,
     )
     from spin.tools.plan.estimate import Counts, make_plan
-    from spin.tools.plan.scorers import scoring_costs
 
     images, prompts = count_images(params, options.images), count_prompts(params)
-    denoiser, vae = configurations(params)
-    bytes_per = 4 if params.training.precision == "fp32" else 2
-    cost = measure_networks(
-        denoiser, vae, params.resolution, bytes_per, params.training.gradient_checkpointing
-    )
+    denoiser, vae, tokens = configurations(params)
     lora = params.training.lora
+    cost = measure_networks(
+        denoiser,
+        vae,
+        params.resolution,
+        4 if params.training.precision == "fp32" else 2,
+        params.training.gradient_checkpointing,
+        tokens,
+        lora,
+    )
     counts = Counts(
         images=images,
         pair_images=count_pair_images(params, images, options.pairs),

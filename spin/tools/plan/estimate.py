@@ -1,6 +1,7 @@
 """The arithmetic of a plan: images, pairs, forwards, TFLOP, hours, disk and memory of every stage of a parameter file.
 
-With F, B the cost of one prediction and of its backward pass, V and D of encoding and decoding an image, steps S of a
+With F, B the cost of one prediction and of its backward pass (in training with the adapters, where there are any, and with
+no gradient for frozen weights), V and D of encoding and decoding an image, steps S of a
 sampler and g = 2 under guidance, else 1:
 
     encode     V (2 V with mirrored images) for each training image, and for each winner and loser of Diffusion-DPO
@@ -169,7 +170,7 @@ def _trained(params: Params, cost: NetworkCost, label: str, stage: StageParams, 
             exact_forwards(pairs, steps) - 2 * backwards - reference
         )  # which has a backward as two forwards
     forwards = player + reference
-    return Work(label, pairs, forwards, forwards * cost.forward + backwards * cost.backward, reference)
+    return Work(label, pairs, forwards, forwards * cost.adapted + backwards * cost.backward, reference)
 
 
 def _continual(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
