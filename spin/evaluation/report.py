@@ -35,6 +35,16 @@ LARGEST = 512
 """Side in pixels beyond which a gallery picture is scaled down for the page."""
 
 
+COSTS_HERE = (
+    "Device-time here, opponents included",
+    "TFLOP",
+    "Of what matrix products reach",
+    "Most memory",
+    "Energy",
+)
+"""Columns that the page fills in from outputs/cost/costs.js: what differs from run to run is no part of its bytes."""
+
+
 def write_report(params: Params, outputs: Path, out: Path) -> None:
     """Write the folder `out`: report.html, its figures as PNG and SVG, and the galleries' pictures in images/.
 
@@ -61,6 +71,7 @@ def write_report(params: Params, outputs: Path, out: Path) -> None:
             curves=curves,
             continual=continual,
             costs=costs(steps, params),
+            here=COSTS_HERE,
         )
         (folder / "report.html").write_text(page, encoding="utf-8")
 

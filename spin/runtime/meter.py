@@ -6,7 +6,7 @@ of it.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +52,8 @@ class Kept:
         self.open = False
         self.lock = threading.Lock()
         """Held by who writes there while it is open."""
+        self.when_opened: Callable[[Path], None] = lambda folder: None
+        """Called before any of the work is done."""
 
 
 kept = Kept()
@@ -60,6 +62,7 @@ kept = Kept()
 @contextmanager
 def keeping(folder: Path) -> Iterator[None]:
     """What is spent may be noted in `folder` during the block, and nothing is written there by another thread after it."""
+    kept.when_opened(folder)
     kept.folder, kept.open = folder, True
     try:
         yield
