@@ -1,5 +1,6 @@
 """What a device tells about itself: how fast it multiplies matrices, how much memory was held, how much energy it took."""
 
+import platform
 import resource
 import sys
 import time
@@ -36,21 +37,24 @@ def product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _timed_product(first: torch.Tensor, second: torch.Tensor) -> float:
-    _synchronise(first.device)
+    synchronise(first.device)
     started = time.perf_counter()
     first @ second
-    _synchronise(first.device)
+    synchronise(first.device)
     return time.perf_counter() - started
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def device_name(device: torch.device) -> str:
-    """As the maker calls a GPU, else its type."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    """As the maker calls a GPU; a CPU by what it can and may do."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
 
 def forget_peak(device: torch.device) -> None:

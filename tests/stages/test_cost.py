@@ -65,7 +65,8 @@ def test_training_and_drawing_cost_what_the_plan_says(
 def test_what_is_recorded_of_a_cpu(inside: Path) -> None:
     assert main(["train", "--name", "iter1"]) == 0
     told = cost_of("train@iter1")
-    assert (told["device"], told["precision"], told["processes"]) == ("cpu", "fp32", 1)
+    assert (told["precision"], told["processes"]) == ("fp32", 1)
+    assert "CPU" in told["device"]
     assert told["mfu"] == pytest.approx(
         told["tflop"] / told["device_seconds"] / told["product_tflops"], rel=0.01
     )
