@@ -42,7 +42,8 @@ COSTS_HERE = (
     "Most memory",
     "Energy",
 )
-"""Columns that the page fills in from outputs/cost/costs.js: what differs from run to run is no part of its bytes."""
+COSTS_PLACE = '<script type="application/json" id="costs">{}</script>'
+"""Columns of the page, and where it looks for them: empty, since what differs from run to run is no part of its bytes."""
 
 
 def write_report(params: Params, outputs: Path, out: Path) -> None:
@@ -72,6 +73,7 @@ def write_report(params: Params, outputs: Path, out: Path) -> None:
             continual=continual,
             costs=costs(steps, params),
             here=COSTS_HERE,
+            costs_here=Markup(COSTS_PLACE),
         )
         (folder / "report.html").write_text(page, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What a stage costs on the devices that it holds: outputs/cost/STAGE.json, told to MLflow and shown on the page.
+"""What a stage costs on the devices that it holds: outputs/cost/STAGE.json, told to MLflow, shown on a copy of the page.
 
 device, precision    what it ran on, and the number format of the networks that do most of its work
 processes            one for each device
@@ -58,6 +58,9 @@ def recorded_cost(params: Params, stage: Stage, item: Item) -> Iterator[None]:
     """
     if not stage.gpu:
         yield
+        if stage.name == "report":
+            with _warning("report"):
+                write_shown()
         return
     section = _PRECISION_OF.get(stage.name)
     clock = Clock(getattr(params, section).precision if section else "fp32")
@@ -76,15 +79,21 @@ def recorded_cost(params: Params, stage: Stage, item: Item) -> Iterator[None]:
 
 
 def _write(clock: "Clock", spent: Spent, params: Params, stage: Stage, item: Item) -> None:
-    try:
+    with _warning(stage.label(item)):
         told = clock.described(spent, params)
         if stage.name in _SCORING and (unknown := unknown_scorers(params)):
             told["not_counted"] = unknown
         write_json(paths.COST / f"{stage.label(item)}.json", told)
-        write_shown()
         clock.settle(spent)
-    except Exception as error:  # a full disk, a base that is gone
-        logger.warning("what %s cost is not recorded (%s)", stage.label(item), error)
+        write_shown()
+
+
+@contextmanager
+def _warning(label: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a full disk, a base that is gone, a damaged record
+        logger.warning("what %s cost is not recorded or shown (%s)", label, error)
 
 
 class Clock:

@@ -1,7 +1,7 @@
-"""What the iterations and baselines cost here, for the page: outputs/cost/costs.js.
+"""The page with what the iterations and baselines cost: outputs/cost/report.html.
 
-The page is an output of DVC with the same bytes from run to run, and what a run took has others each time. So no number of
-it stands in the page: the page asks for this file when it is opened, and without it has no such columns.
+The page in outputs/report is an output of DVC with the same bytes from run to run, and what a run took differs each time.
+So the stage leaves the place of these numbers empty, and they are filled in here, in a copy that is no output.
 """
 
 import json
@@ -15,15 +15,21 @@ _OF_A_MODEL = ("opponents", "train", "baseline")
 
 
 def write_shown() -> None:
-    """Sum up outputs/cost by model, as the page's script reads it."""
+    """Write the page, if there is one, with outputs/cost summed up by model."""
+    from spin.evaluation.report import COSTS_PLACE
+
     models: dict[str, list[dict[str, Any]]] = {}
     for file in sorted(paths.COST.glob("*@*.json")):
         stage, _, model = file.stem.partition("@")
         if stage in _OF_A_MODEL:
             models.setdefault(model, []).append(read_json(file))
-    with replacing_file(paths.COST / "costs.js") as temporary:
-        shown = {model: cells(costs) for model, costs in models.items()}
-        temporary.write_text(f"window.SPIN_COSTS = {json.dumps(shown)};\n", encoding="utf-8")
+    page = paths.REPORT / "report.html"
+    if not models or not page.is_file():
+        return
+    shown = json.dumps({model: cells(costs) for model, costs in models.items()}).replace("<", "\\u003c")
+    with replacing_file(paths.COST / "report.html") as temporary:
+        text = page.read_text(encoding="utf-8")
+        temporary.write_text(text.replace(COSTS_PLACE, COSTS_PLACE.replace("{}", shown)), encoding="utf-8")
 
 
 def cells(costs: list[dict[str, Any]]) -> list[tuple[float | None, str]]:

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from spin.cli import main
+from spin.evaluation.report import COSTS_HERE, COSTS_PLACE
 from spin.params.schema import load_params
 from spin.runtime import meter
 from spin.runtime.files import sha256_tree
 from spin.stages import cost
 from spin.stages.cost import Clock
-from spin.stages.cost_shown import cells
+from spin.stages.cost_shown import cells, write_shown
 from spin.stages.stage import Item
 from spin.stages.table import STAGES
 from spin.tracking.notes import StageRun
@@ -177,9 +178,16 @@ def test_mlflow_is_told_and_the_page_shows_it(inside: Path) -> None:
         "cost.device",
         "cost.precision",
     }
-    script = (inside / "outputs/cost/costs.js").read_text()
-    shown = json.loads(script.removeprefix("window.SPIN_COSTS = ").removesuffix(";\n"))
-    assert len(shown["iter1"]) == 5
+    page = inside / "outputs/report/report.html"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(before := f"<main></main>{COSTS_PLACE}<p>")
+    write_shown()
+    shown = (inside / "outputs/cost/report.html").read_text()
+    start, end = before.split("{}")
+    columns = json.loads(shown.removeprefix(start).removesuffix(end))
+    assert len(columns["iter1"]) == len(COSTS_HERE)
+    assert page.read_text() == before, "the output of DVC stays as it is"
+    page.unlink()
 
 
 def test_the_page_sums_up_opponents_and_training_and_shows_no_energy_that_it_does_not_know() -> None:
