@@ -125,10 +125,12 @@ def _run_stage(options: argparse.Namespace) -> int:
     preflight.check(params)
     if stage.shared and not is_launched() and (wanted := processes_wanted()) != (1, 1):
         return launch(options.arguments, *wanted)
+    from spin.stages.cost import recorded_cost
     from spin.tracking.runs import stage_run
 
     with stage_run(params, stage.label(item), Path.cwd(), stage.gpu) as run:
-        stage.function()(params, *(getattr(item, name) for name in stage.takes))
+        with recorded_cost(params, stage, item):
+            stage.function()(params, *(getattr(item, name) for name in stage.takes))
         if is_first_process():
             stage.tell(run, params, item)
     return 0

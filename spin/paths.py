@@ -24,6 +24,9 @@ REGISTRY = OUTPUTS / "registry"
 TRAINING = OUTPUTS / "training"
 """How each training ran on this machine: micro-batch size, speed, memory."""
 
+COST = OUTPUTS / "cost"
+"""What each stage cost on the devices it ran on; no output of a stage, as is `TRAINING`."""
+
 WORK = Path(".spin")
 """Shards and step checkpoints of unfinished stages; never an output, so that DVC does not delete them."""
 

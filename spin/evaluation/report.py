@@ -35,6 +35,17 @@ LARGEST = 512
 """Side in pixels beyond which a gallery picture is scaled down for the page."""
 
 
+COSTS_HERE = (
+    "Device-time here, opponents included",
+    "TFLOP",
+    "Of what matrix products reach",
+    "Most memory",
+    "Energy",
+)
+COSTS_PLACE = '<script type="application/json" id="costs">{}</script>'
+"""Columns of the page, and where it looks for them: empty, since what differs from run to run is no part of its bytes."""
+
+
 def write_report(params: Params, outputs: Path, out: Path) -> None:
     """Write the folder `out`: report.html, its figures as PNG and SVG, and the galleries' pictures in images/.
 
@@ -61,6 +72,8 @@ def write_report(params: Params, outputs: Path, out: Path) -> None:
             curves=curves,
             continual=continual,
             costs=costs(steps, params),
+            here=COSTS_HERE,
+            costs_here=Markup(COSTS_PLACE),
         )
         (folder / "report.html").write_text(page, encoding="utf-8")
 

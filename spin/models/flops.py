@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from spin.errors import ModelError
 from spin.models.conditioning import Conditioning, square_geometry, to_device
 from spin.models.latent_diffusion import LatentDiffusion
+from spin.models.lora import add_adapter
+from spin.params.training import LoraParams
+from spin.runtime.flops import TERA, tflop_both_ways, tflop_of
 
-TERA = 1e12
 CLIP_TOKENS, T5_TOKENS = 77, 256
 
 
@@ -24,11 +26,14 @@ class NetworkCost:
     """Cost of one sample through the denoiser and the autoencoder."""
 
     parameters: int
-    """Of the denoiser."""
+    """Of the denoiser, adapters aside."""
     forward: float
     """TFLOP of one prediction."""
+    adapted: float
+    """TFLOP of one prediction in training: with the adapters, where there are any."""
     backward: float
-    """TFLOP of the backward pass, recomputation under gradient checkpointing included."""
+    """TFLOP of the backward pass, recomputation under gradient checkpointing included. Frozen layers pass a gradient on
+    and need none for their own weights."""
     activations: int
     """Bytes kept for the backward pass of one sample, in the precision of the forward pass, at the peak."""
     encode: float
@@ -46,31 +51,35 @@ def measure_networks(
     resolution: int,
     bytes_per: int,
     checkpointing: bool,
+    tokens: int | None = None,
+    lora: LoraParams | None = None,
 ) -> NetworkCost:
-    """Count the cost of a model from its configurations; raises `ModelError` for a denoiser of an unknown kind."""
-    from diffusers import AutoencoderKL
+    """Count the cost of a model from its configurations; raises `ModelError` for a denoiser of an unknown kind.
 
+    `tokens` are those of a caption, the published encoders' number where it is not given; with `lora` adapters of that kind
+    are trained and all else is frozen.
+    """
     # Shapes without data.
-    denoiser = build_denoiser(denoiser_config)
-    with torch.device("meta"):
-        vae = AutoencoderKL.from_config(vae_config)
-        side = resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-        latents = torch.empty(1, vae.config.latent_channels, side, side)
-        pixels = torch.empty(1, 3, resolution, resolution)
-        inputs = _inputs(denoiser, side)
-
-    # One pass each, counted.
+    denoiser, vae = build_denoiser(denoiser_config), build_vae(vae_config)
+    side = latents_side(vae, resolution)
+    inputs = _inputs(denoiser, side, tokens)
+    parameters = sum(parameter.numel() for parameter in denoiser.parameters())
     forward = tflop_of(lambda: denoiser(**inputs))
-    backward = _both_ways(denoiser, inputs, checkpointing) - forward
-    activations = _saved_bytes(denoiser, inputs, checkpointing) * bytes_per // 4
+
+    # One pass each as in training, counted.
+    if lora is not None:
+        add_adapter(denoiser, lora, 0)
+    adapted = tflop_of(lambda: denoiser(**inputs))
+    backward = _both_ways(denoiser, inputs, checkpointing) - adapted
     return NetworkCost(
-        parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
+        parameters=parameters,
         forward=forward,
+        adapted=adapted,
         backward=backward,
-        activations=activations,
-        encode=tflop_of(lambda: vae.encode(pixels)),
-        decode=tflop_of(lambda: vae.decode(latents)),
-        latents=latents.numel(),
+        activations=_saved_bytes(denoiser, inputs, checkpointing) * bytes_per // 4,
+        encode=encoding_tflop(vae, resolution),
+        decode=decoding_tflop(vae, side),
+        latents=int(vae.config.latent_channels) * side**2,
         text=sum(tensor.numel() for tensor in _text(inputs)),
     )
 
@@ -100,18 +109,66 @@ def flop_of_prediction(diffusion: LatentDiffusion, text: Conditioning, resolutio
     return round(TERA * tflop_of(lambda: diffusion.predict(network, x_t, times, told)))
 
 
-def _inputs(network: Any, side: int) -> dict[str, Any]:
-    """The arguments of one prediction on latents of this side."""
+def build_vae(config: dict[str, Any]) -> Any:
+    """The autoencoder of this configuration on the meta device."""
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        return AutoencoderKL.from_config(config)
+
+
+def latents_side(vae: Any, resolution: int) -> int:
+    """Side of the latents of a square image with this side in pixels."""
+    return int(resolution // 2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def encoding_tflop(vae: Any, resolution: int) -> float:
+    """TFLOP of one square image through the encoder of an autoencoder on the meta device."""
+    pixels = torch.empty(1, 3, resolution, resolution, device="meta")
+    return tflop_of(lambda: vae.encode(pixels))
+
+
+def decoding_tflop(vae: Any, side: int) -> float:
+    """TFLOP of decoding square latents of this side."""
+    latents = torch.empty(1, vae.config.latent_channels, side, side, device="meta")
+    return tflop_of(lambda: vae.decode(latents))
+
+
+def prediction_tflop(
+    config: dict[str, Any], side: int, tokens: int, trained: bool, lora: LoraParams | None
+) -> float:
+    """TFLOP of one prediction from latents of this side and so many tokens, with its backward pass if it is trained.
+
+    What gradient checkpointing computes again is not counted: it is no work of the model.
+    """
+    denoiser = build_denoiser(config)
+    if lora is not None:
+        add_adapter(denoiser, lora, 0)
+    inputs = _inputs(denoiser, side, tokens)
+    return (
+        _both_ways(denoiser, inputs, checkpointing=False) if trained else tflop_of(lambda: denoiser(**inputs))
+    )
+
+
+def _inputs(network: Any, side: int, tokens: int | None = None) -> dict[str, Any]:
+    """The arguments of one prediction on latents of this side, on the meta device."""
+    with torch.device("meta"):
+        return _empty_inputs(network, side, tokens)
+
+
+def _empty_inputs(network: Any, side: int, tokens: int | None) -> dict[str, Any]:
     config = network.config
     x_t, times = torch.empty(1, config.in_channels, side, side), torch.empty(1)
     if type(network).__name__ == "SD3Transformer2DModel":
         return {
             "hidden_states": x_t,
             "timestep": times,
-            "encoder_hidden_states": torch.empty(1, CLIP_TOKENS + T5_TOKENS, config.joint_attention_dim),
+            "encoder_hidden_states": torch.empty(
+                1, tokens or CLIP_TOKENS + T5_TOKENS, config.joint_attention_dim
+            ),
             "pooled_projections": torch.empty(1, config.pooled_projection_dim),
         }
-    states = torch.empty(1, CLIP_TOKENS, config.cross_attention_dim)
+    states = torch.empty(1, tokens or CLIP_TOKENS, config.cross_attention_dim)
     inputs: dict[str, Any] = {"sample": x_t, "timestep": times, "encoder_hidden_states": states}
     if config.addition_embed_type == "text_time":
         width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
@@ -125,25 +182,14 @@ def _text(inputs: dict[str, Any]) -> list[Tensor]:
     return [tensor for tensor in found if tensor is not None]
 
 
-def tflop_of(run: Callable[[], object]) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        run()
-    return float(counter.get_total_flops()) / TERA
-
-
 def _both_ways(network: Any, inputs: dict[str, Any], checkpointing: bool) -> float:
     """TFLOP of a forward and a backward pass of one sample, recomputation included."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     if checkpointing:
         network.enable_gradient_checkpointing()
     network.train()
-    with FlopCounterMode(display=False) as counter:
-        network(**inputs).sample.sum().backward()
+    tflop = tflop_both_ways(lambda: network(**inputs).sample)
     network.zero_grad(set_to_none=True)
-    return float(counter.get_total_flops()) / TERA
+    return tflop
 
 
 def _saved_bytes(network: nn.Module, inputs: dict[str, Any], checkpointing: bool) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spin.method.schedule import NoiseSchedule
 from spin.models.conditioning import Conditioning
+from spin.runtime.meter import count
 
 
 class LatentDiffusion(ABC):
@@ -112,6 +113,7 @@ class LatentDiffusion(ABC):
     @torch.inference_mode()
     def encode_images(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """pixel_values (B, 3, H, W) in [-1, 1] -> posterior (mean, logvar), each (B, C, h, w), not yet scaled."""
+        count(len(pixel_values), "encoder", pixel_values.shape[-1])
         posterior = self.vae.encode(pixel_values.to(self.vae.device, self.vae.dtype)).latent_dist
         return posterior.mean.float(), posterior.logvar.float()
 
@@ -128,6 +130,7 @@ class LatentDiffusion(ABC):
     @torch.inference_mode()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """latents (B, C, h, w) -> images uint8 (B, H, W, 3) on the CPU."""
+        count(len(latents), "decoder", latents.shape[-1])
         raw = self.unscale(latents)
         # A preview is drawn under autocast, and in fp16 SDXL's VAE overflows to black.
         with torch.autocast(self.vae.device.type, enabled=False):

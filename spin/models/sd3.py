@@ -14,6 +14,7 @@ from spin.errors import ParamsError
 from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.text import penultimate, token_ids
+from spin.runtime.meter import count, count_prediction
 
 T5_LENGTH = 256
 """Tokens of the T5 encoder's part of the text, as diffusers' pipeline has it by default."""
@@ -73,6 +74,7 @@ class StableDiffusion3(LatentDiffusion):
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts -> encoder_hidden_states (B, L + 256, D) and pooled_projections (B, P1 + P2)."""
+        count(len(prompts), "text")
         length = self.tokenizer.model_max_length
         first, first_pooled = penultimate(self.text_encoder, self.tokenizer, prompts, length)
         second, second_pooled = penultimate(self.text_encoder_2, self.tokenizer_2, prompts, length)
@@ -103,4 +105,5 @@ class StableDiffusion3(LatentDiffusion):
             encoder_hidden_states=conditioning["encoder_hidden_states"].to(dtype),
             pooled_projections=conditioning["pooled_projections"].to(dtype),
         ).sample
+        count_prediction(denoiser, prediction, conditioning["encoder_hidden_states"].shape[1])
         return prediction

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.text import mask_empty, penultimate
+from spin.runtime.meter import count, count_prediction
 
 
 @dataclass
@@ -57,6 +58,7 @@ class StableDiffusionXL(LatentDiffusion):
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts -> encoder_hidden_states (B, L, D1 + D2) and text_embeds (B, P)."""
+        count(len(prompts), "text")
         length = self.tokenizer.model_max_length
         first, _ = penultimate(self.text_encoder, self.tokenizer, prompts, length)
         second, pooled = penultimate(
@@ -87,4 +89,5 @@ class StableDiffusionXL(LatentDiffusion):
                 "time_ids": conditioning["time_ids"].float(),
             },
         ).sample
+        count_prediction(denoiser, prediction, conditioning["encoder_hidden_states"].shape[1])
         return prediction

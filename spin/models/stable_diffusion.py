@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.text import token_ids
+from spin.runtime.meter import count, count_prediction
 
 
 @dataclass
@@ -40,6 +41,7 @@ class StableDiffusion(LatentDiffusion):
     @torch.inference_mode()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts -> encoder_hidden_states (B, L, D), padded and truncated to the tokenizer's length."""
+        count(len(prompts), "text")
         ids = token_ids(self.tokenizer, prompts, self.tokenizer.model_max_length)
         states = self.text_encoder(ids.to(self.text_encoder.device)).last_hidden_state
         return {"encoder_hidden_states": states}
@@ -50,4 +52,5 @@ class StableDiffusion(LatentDiffusion):
         dtype = next(denoiser.parameters()).dtype
         states = conditioning["encoder_hidden_states"].to(dtype)
         prediction: Tensor = denoiser(x_t.to(dtype), times, encoder_hidden_states=states).sample
+        count_prediction(denoiser, prediction, states.shape[1])
         return prediction

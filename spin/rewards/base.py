@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from spin.errors import ScoreError
+from spin.runtime.meter import count
 
 
 @runtime_checkable
@@ -49,6 +50,7 @@ class TorchScorer(ABC):
     def score(self, images: list[Image.Image], prompts: list[str]) -> Tensor:
         """Score image i against prompt i; (B,) float32 on the CPU. Raises `ScoreError` if the counts differ."""
         check_batch(self.name, images, prompts)
+        count(len(images), f"scorer {self.name}")
         with torch.inference_mode():
             return self.raw(images, prompts).float().cpu()
 

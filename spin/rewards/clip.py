@@ -18,6 +18,7 @@ from spin.errors import ScoreError
 from spin.rewards.base import TorchScorer, at_least_float32, check_batch, cosine
 from spin.rewards.preprocess import clip_pixels, stack
 from spin.rewards.weights import Source, load_strictly, read_state, weights_sha256, without_weights
+from spin.runtime.meter import count
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 IGNORED = ("embeddings.position_ids",)  # buffers that transformers < 4.31 saved
@@ -67,6 +68,7 @@ class ClipScorer(TorchScorer):
     def score_and_embed(self, images: list[Image.Image], prompts: list[str]) -> tuple[Tensor, Tensor]:
         """What `score` gives, (B,), and the normalised image embeddings, (B, D); both float32 on the CPU, from one pass."""
         check_batch(self.name, images, prompts)
+        count(len(images), f"scorer {self.name}")
         with torch.inference_mode():
             features = self.embed_images(images)
             scores = self.from_embeddings(self.embed_texts(prompts), features)

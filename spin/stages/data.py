@@ -7,6 +7,7 @@ from spin.errors import ParamsError
 from spin.params.schema import Params
 from spin.runtime.devices import default_device
 from spin.runtime.files import read_json, replacing_dir, write_json, write_parquet
+from spin.runtime.meter import keeping
 from spin.runtime.shards import link_tree
 from spin.runtime.sums import is_whole
 from spin.stages.work import check_name, stage_output
@@ -66,9 +67,9 @@ def run_cache(params: Params) -> None:
         network.to(default_device())
     reference = read_json(base / "model.json")
     flips = params.training.horizontal_flip
-    write_cache(
-        paths.DATA, paths.CACHE, paths.WORK / "cache", diffusion, reference, params.cache.batch_size, flips
-    )
+    store = paths.WORK / "cache"
+    with keeping(store):
+        write_cache(paths.DATA, paths.CACHE, store, diffusion, reference, params.cache.batch_size, flips)
 
 
 def run_prompt_set(params: Params, name: str) -> None:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spin import paths
 from spin.params.schema import Params
+from spin.runtime.files import read_json
 
 
 @dataclass(frozen=True)
@@ -107,5 +109,7 @@ class Stage:
         run.params(flatten(self.settings(params, item)))
         run.inputs(*self.files(self.reads, params, item))
         run.outputs(*self.files(self.makes, params, item))
+        if (cost := paths.COST / f"{self.label(item)}.json").is_file():
+            run.metric({f"cost.{key}": value for key, value in read_json(cost).items()})
         if self.tells:
             getattr(stage_log, self.tells)(run, params, item.name, item.prompts)

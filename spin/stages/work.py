@@ -10,6 +10,7 @@ from spin.errors import ParamsError
 from spin.params.schema import Params
 from spin.runtime.code import code_digest
 from spin.runtime.files import replacing_dir
+from spin.runtime.meter import keeping
 from spin.runtime.shards import wait_for_all, work_key
 from spin.runtime.sums import checked_digest
 from spin.stages.kept_work import finish, remove_recorded
@@ -40,7 +41,8 @@ def kept_work(out: Path, run: Callable[..., Any], item: str, *depends_on: Any) -
     work.mkdir(parents=True, exist_ok=True)
     wait_for_all()  # only now do other processes look at what is kept
     try:
-        yield work
+        with keeping(work):
+            yield work
     except BaseException:
         with contextlib.suppress(OSError):
             work.rmdir()  # if nothing is in it

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from spin.errors import NonFiniteError, ParamsError
+from spin.runtime.meter import uncounted
 from spin.training.memory import MicroBatch, is_out_of_memory
 from spin.training.parallel import is_sharded, replicate, whole
 from spin.training.prefetch import AnyBatch, Prefetch
@@ -72,7 +73,8 @@ def train(
     with Prefetch(recipe.draw_batch, recipe.num_steps, accelerator.device) as draw_batch:
         # Several processes find what fits into the memory of each before any of them can wait for another.
         if accelerator.num_processes > 1 and state.step < recipe.num_steps and not is_sharded(state.player):
-            _fit(state, recipe, draw_batch(state.step), accelerator)
+            with uncounted():
+                _fit(state, recipe, draw_batch(state.step), accelerator)
         player = replicate(state.player, accelerator)
 
         # One update, then the schedule, the average and the report.

@@ -11,7 +11,7 @@ from PIL import Image
 from spin.errors import EvaluationError
 from spin.evaluation.gallery import read_gallery, tile
 from spin.evaluation.lineage import costs, revision_line
-from spin.evaluation.report import picture_uri, write_report
+from spin.evaluation.report import COSTS_HERE, COSTS_PLACE, picture_uri, write_report
 from spin.evaluation.tables import write_tables
 from spin.params.schema import Params, load_params
 from tests.evaluation.fake_run import curve_frame, write_outputs
@@ -61,6 +61,12 @@ def test_the_page_needs_nothing_beside_it(page: str) -> None:
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "url(" not in page
     assert "@import" not in page
+
+
+def test_the_place_of_what_a_run_took_is_empty(page: str) -> None:
+    assert page.count(COSTS_PLACE) == 1
+    columns = page.count('class="here" hidden')
+    assert columns == len(COSTS_HERE) * (1 + 5), "a heading, and a row for each training"
 
 
 def test_the_page_says_the_result_first_and_where_it_comes_from(page: str) -> None:

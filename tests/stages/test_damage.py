@@ -161,7 +161,7 @@ PLACES = [
 
 def test_every_output_has_its_readers(inside: Path) -> None:
     made = {path.name for path in Path("outputs").iterdir()}
-    assert made - set(PLACES) <= {"metrics", "report", "training"}
+    assert made - set(PLACES) <= {"cost", "metrics", "report", "training"}
     assert all(readers_of(file) for place in PLACES for file in files_below(place) if not_for_people(file))
 
 

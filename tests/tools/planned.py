@@ -19,7 +19,15 @@ def params(**changes: object) -> Params:
 
 
 COST = NetworkCost(
-    parameters=1000, forward=1.0, backward=2.0, activations=4, encode=0.5, decode=0.25, latents=16, text=32
+    parameters=1000,
+    forward=1.0,
+    adapted=1.0,
+    backward=2.0,
+    activations=4,
+    encode=0.5,
+    decode=0.25,
+    latents=16,
+    text=32,
 )
 
 

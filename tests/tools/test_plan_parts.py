@@ -10,11 +10,11 @@ import pytest
 
 from spin.cli import main
 from spin.params.schema import Params, load_params
+from spin.rewards.costs import scoring_costs
 from spin.stages.data import run_data
 from spin.tools.plan.counts import count_pair_images, count_prompts
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import PEAK_FP32_TFLOPS, PEAK_TFLOPS
-from spin.tools.plan.scorers import scoring_costs
 from tests.data.sources import write_pickapic
 from tests.models.tiny import ROOT, write_params
 from tests.tools.planned import COST, counts, params, work_of
@@ -55,7 +55,7 @@ def test_every_scorer_sees_every_image_of_models_and_levels() -> None:
     images = 6 * (256 + 2 * 72) + 256 + 72
     assert scored.images == images, "six models, and the ceiling with an image a prompt"
     assert scored.tflop == 0.125 * images
-    assert scored.fp32
+    assert scored.parts.keys() == {"scorer pickscore"}
     assert scored.forwards == 0
     assert not {"score by mine", "score by oracle_psnr"} & work_of(plan).keys()
     assert plan.not_counted == ["mine"], "an oracle costs nothing; a scorer of the user's own is named"
@@ -115,22 +115,27 @@ def test_a_scorer_costs_two_operations_a_weight_and_token_and_a_little_for_atten
     assert 1.0 < cost * 1e6 / by_hand[name] < 1.2
 
 
-def test_scoring_is_billed_in_float32_and_a_comparison_on_one_gpu(
+def test_what_is_in_float32_is_billed_so_and_a_comparison_on_one_gpu(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = with_comparison()
     raw["base"]["source"] = str(tiny_base)
+    for section in ("training", "opponents"):
+        raw[section]["precision"] = "bf16"
     write_params(tmp_path, raw)
     options = ["plan", "--params", str(tmp_path / "params.yaml"), "--gpu", "a100", "--gpus", "8"]
     assert main([*options, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     rates = {item["name"]: item["tflop"] / plan["hours"][item["name"]] / 3600 / 0.35 for item in plan["work"]}
-    assert rates["train iter1"] == pytest.approx(8 * PEAK_TFLOPS["a100"])
-    assert rates["score by hps"] == pytest.approx(8 * PEAK_FP32_TFLOPS["a100"])
-    assert rates["continual f5: train"] == pytest.approx(PEAK_TFLOPS["a100"])
-    assert rates["continual f5: score"] == pytest.approx(PEAK_FP32_TFLOPS["a100"])
+    half, single = PEAK_TFLOPS["a100"], PEAK_FP32_TFLOPS["a100"]
+    assert rates["train iter1"] == pytest.approx(8 * half)
+    assert rates["score by hps"] == rates["encode images"] == pytest.approx(8 * single)
+    assert rates["draw evaluation images"] == pytest.approx(8 * single), "its precision is fp32"
+    assert 8 * single < rates["draw opponents"] < 8 * half, "the autoencoder of a half-precision sampler"
+    assert rates["continual f5: train"] == pytest.approx(half)
+    assert rates["continual f5: score"] == pytest.approx(single)
     assert main(options) == 0
-    assert "A comparison runs on one." in capsys.readouterr().out
+    assert "A comparison runs on one GPU." in capsys.readouterr().out
     assert main([*options, "--tflops", "100", "--json"]) == 0
     hours = json.loads(capsys.readouterr().out)["hours"]
     scored = next(item["tflop"] for item in plan["work"] if item["name"] == "score by hps")

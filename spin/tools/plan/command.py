@@ -2,9 +2,10 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
@@ -13,7 +14,10 @@ from spin.params.schema import Params, load_params
 from spin.tools.plan.published import PEAK_FP32_TFLOPS, PEAK_TFLOPS
 
 if TYPE_CHECKING:
+    from spin.models.flops import NetworkCost
     from spin.tools.plan.estimate import Plan
+
+DEFAULT_GPU, ASSUMED_SHARE = "a100", 0.35
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,14 +25,19 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command = commands.add_parser("plan", help="What a run will cost, before it starts.")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file or profile")
     command.add_argument(
-        "--gpu", default="a100", help=f"one of {', '.join(PEAK_TFLOPS)}, or with --tflops any name"
+        "--gpu", help=f"one of {', '.join(PEAK_TFLOPS)} (default: a100), or with --tflops any name"
     )
     command.add_argument("--gpus", type=int, default=1, help="how many of them")
     command.add_argument(
         "--tflops", type=float, help="peak TFLOP/s of one GPU for all work, instead of the maker's figures"
     )
     command.add_argument(
-        "--utilisation", type=float, default=0.35, help="share of the peak that is reached; measure yours"
+        "--utilisation", type=float, help=f"share of the peak that is reached (default: {ASSUMED_SHARE})"
+    )
+    command.add_argument(
+        "--measure",
+        action="store_true",
+        help="time a few real steps of the base on this machine, and plan for GPUs like it",
     )
     command.add_argument("--images", type=int, help="training images, where they cannot be counted here")
     command.add_argument(
@@ -44,24 +53,64 @@ def run_plan(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise ParamsError(f"--{name} must be > 0, got {value}; choose a value in that range.")
+    _check_measure(options)
     params = load_params(options.params)
-    peak, peak_fp32 = _peaks(options)
-    plan = _plan(params, options)
+    if options.measure:
+        from spin.tools.plan.measured import check_base
+
+        check_base(params)
+    else:
+        _peaks(options)
+    plan, cost, scorers = _plan(params, options)
+    rates = _measured(params, plan, cost, scorers) if options.measure else _assumed(options)
     hours = {}
     for item in plan.work:
         gpus = 1 if item.one_gpu else options.gpus
-        reached = gpus * options.utilisation * (peak_fp32 if item.fp32 else peak)
-        hours[item.name] = item.tflop / reached / 3600
-    print(
-        json.dumps({**asdict(plan), "hours": hours}, indent=2)
-        if options.json
-        else _text(plan, hours, options)
-    )
+        hours[item.name] = sum(tflop / rates.of(part) for part, tflop in item.parts.items()) / gpus / 3600
+    if options.json:
+        work = [{**asdict(item), "tflop": item.tflop} for item in plan.work]
+        print(json.dumps({**asdict(plan), "work": work, "hours": hours, "rates": rates.told}, indent=2))
+    else:
+        print(_text(plan, hours, rates, options))
+
+
+def _check_measure(options: argparse.Namespace) -> None:
+    given = [name for name in ("gpu", "tflops", "utilisation") if getattr(options, name) is not None]
+    if options.measure and given:
+        raise ParamsError(
+            f"--measure must stand without --{given[0]}, which says what it measures; leave one of them out."
+        )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast the parts of the work are done."""
+
+    of: Callable[[str], float]
+    """Part -> TFLOP/s of one GPU."""
+    said: list[str]
+    """Where they come from, in lines to print."""
+    told: dict[str, Any]
+    """The same for JSON."""
+
+
+def _assumed(options: argparse.Namespace) -> Rates:
+    """A share of the maker's figures."""
+    from spin.tools.plan.estimate import in_fp32
+
+    peak, peak_fp32 = _peaks(options)
+    share = options.utilisation or ASSUMED_SHARE
+    said = [
+        f"Hours: on {options.gpus} x {options.gpu or DEFAULT_GPU} at {share:.0%} of {peak:g} TFLOP/s, and of {peak_fp32:g} "
+        "for the autoencoder, the scorers and",
+        "whatever else is in float32. The share is an assumption, not a measurement: --measure.",
+    ]
+    return Rates(lambda part: share * (peak_fp32 if in_fp32(part) else peak), said, {"utilisation": share})
 
 
 def _peaks(options: argparse.Namespace) -> tuple[float, float]:
-    """TFLOP/s at most of one GPU: of the denoiser in half precision, of the scorers in float32."""
-    gpu = options.gpu.lower()
+    """TFLOP/s at most of one GPU: in half precision, and in float32."""
+    gpu = (options.gpu or DEFAULT_GPU).lower()
     if options.tflops is None and gpu not in PEAK_TFLOPS:
         raise ParamsError(
             f"--gpu must be one of {', '.join(PEAK_TFLOPS)}, got {options.gpu}; or give its peak with --tflops."
@@ -71,9 +120,30 @@ def _peaks(options: argparse.Namespace) -> tuple[float, float]:
     return PEAK_TFLOPS[gpu], PEAK_FP32_TFLOPS[gpu]
 
 
-def _plan(params: Params, options: argparse.Namespace) -> "Plan":
-    """Count what there is and what it costs."""
+def _measured(
+    params: Params, plan: "Plan", cost: "NetworkCost", scorers: "Mapping[str, float | None]"
+) -> Rates:
+    """What this machine does."""
+    from spin.tools.plan.measured import measure_rates
+
+    parts = {part for item in plan.work for part in item.parts}
+    machine = measure_rates(params, parts, cost, scorers)
+    rows = [
+        (part, f"{rate:.3g}", f"{rate / product:.1%}" if product else "")
+        for part, (rate, product) in machine.rates.items()
+    ]
+    headers = (f"measured on {machine.device}", "TFLOP/s", "of matrix products")
+    said = [tabulate(rows, headers, colalign=("left", "right", "right"), disable_numparse=True), ""]
+    said += [f"Hours: on devices like this one. {machine.missing_line}".rstrip()]
+    return Rates(lambda part: machine.rates[part][0], said, asdict(machine))
+
+
+def _plan(
+    params: Params, options: argparse.Namespace
+) -> "tuple[Plan, NetworkCost, Mapping[str, float | None]]":
+    """Count what there is and what it costs: all of it, a sample through the networks, an image by each scorer."""
     from spin.models.flops import build_denoiser, measure_networks
+    from spin.rewards.costs import scoring_costs
     from spin.tools.plan.counts import (
         configurations,
         count_adapters,
@@ -82,15 +152,19 @@ def _plan(params: Params, options: argparse.Namespace) -> "Plan":
         count_prompts,
     )
     from spin.tools.plan.estimate import Counts, make_plan
-    from spin.tools.plan.scorers import scoring_costs
 
     images, prompts = count_images(params, options.images), count_prompts(params)
-    denoiser, vae = configurations(params)
-    bytes_per = 4 if params.training.precision == "fp32" else 2
-    cost = measure_networks(
-        denoiser, vae, params.resolution, bytes_per, params.training.gradient_checkpointing
-    )
+    denoiser, vae, tokens = configurations(params)
     lora = params.training.lora
+    cost = measure_networks(
+        denoiser,
+        vae,
+        params.resolution,
+        4 if params.training.precision == "fp32" else 2,
+        params.training.gradient_checkpointing,
+        tokens,
+        lora,
+    )
     counts = Counts(
         images=images,
         pair_images=count_pair_images(params, images, options.pairs),
@@ -98,10 +172,10 @@ def _plan(params: Params, options: argparse.Namespace) -> "Plan":
         adapters=count_adapters(build_denoiser(denoiser), lora.rank, lora.targets) if lora else 0,
         scorers=scoring_costs(params),
     )
-    return make_plan(params, cost, counts)
+    return make_plan(params, cost, counts), cost, counts.scorers
 
 
-def _text(plan: "Plan", hours: dict[str, float], options: argparse.Namespace) -> str:
+def _text(plan: "Plan", hours: dict[str, float], rates: Rates, options: argparse.Namespace) -> str:
     rows = [
         (
             item.name,
@@ -115,10 +189,7 @@ def _text(plan: "Plan", hours: dict[str, float], options: argparse.Namespace) ->
     ]
     rows.append(("all", "", "", "", f"{plan.tflop:,.4g}", f"{sum(hours.values()):,.3g}"))
     headers = ("stage", "images or pairs", "denoiser forwards", "of the reference", "TFLOP", "hours")
-    peak, peak_fp32 = _peaks(options)
-    alone = (
-        " A comparison runs on one." if options.gpus > 1 and any(item.one_gpu for item in plan.work) else ""
-    )
+    alone = "A comparison runs on one GPU. " if any(item.one_gpu for item in plan.work) else ""
     unknown = f"the scorers {', '.join(plan.not_counted)}, " if plan.not_counted else ""
     return "\n".join(
         [
@@ -126,9 +197,8 @@ def _text(plan: "Plan", hours: dict[str, float], options: argparse.Namespace) ->
             "",
             tabulate(rows, headers, colalign=("left", *["right"] * 5), disable_numparse=True),
             "",
-            f"Hours: on {options.gpus} x {options.gpu} at {options.utilisation:.0%} of {peak:g} TFLOP/s, in scoring, "
-            f"which is in float32, of {peak_fp32:g}.{alone}",
-            "The share is an assumption, not a measurement. Not counted: "
+            *rates.said,
+            f"{alone if options.gpus > 1 else ''}Not counted: "
             f"{unknown}previews, text encoders, loading, decoding and saving.",
             "",
             _amounts("Disk", plan.disk),

@@ -7,13 +7,17 @@ from torch import nn
 
 from spin import paths
 from spin.errors import DataError, ModelError
+from spin.models.flops import T5_TOKENS
 from spin.params.schema import Params
 from spin.runtime.files import read_json, read_parquet
 from spin.tools.plan.published import CONFIGS, PAIRS_PER_PROMPT
 
 
-def configurations(params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(denoiser, autoencoder) configurations of the base: from its folder, else the published ones, else the hub."""
+def configurations(params: Params) -> tuple[dict[str, Any], dict[str, Any], int | None]:
+    """(denoiser, autoencoder) configurations of the base: from its folder, else the published ones, else the hub.
+
+    The third is the number of a caption's tokens, None for that of the published bases.
+    """
     from spin.models.find import embedded_base
     from spin.params.model import EMBEDDED
 
@@ -25,10 +29,21 @@ def configurations(params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ModelError(
                 f"{source} must be a model in diffusers layout, but it has no denoiser or vae config."
             )
-        return read_json(folder / parts[0] / "config.json"), read_json(folder / "vae" / "config.json")
+        return (
+            read_json(folder / parts[0] / "config.json"),
+            read_json(folder / "vae" / "config.json"),
+            _tokens(folder, parts[0]),
+        )
     if source in CONFIGS:
-        return CONFIGS[source]
-    return _from_hub(source, params.base.revision)
+        return *CONFIGS[source], None
+    return *_from_hub(source, params.base.revision), None
+
+
+def _tokens(folder: Path, part: str) -> int | None:
+    """Of a caption: what the tokenizer pads to; SD3's transformer is told T5's too."""
+    tokenizer = folder / "tokenizer" / "tokenizer_config.json"
+    length = read_json(tokenizer).get("model_max_length") if tokenizer.is_file() else None
+    return None if length is None else int(length) + (T5_TOKENS if part == "transformer" else 0)
 
 
 def _from_hub(source: str, revision: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The arithmetic of a plan: images, pairs, forwards, TFLOP, hours, disk and memory of every stage of a parameter file.
 
-With F, B the cost of one prediction and of its backward pass, V and D of encoding and decoding an image, steps S of a
+With F, B the cost of one prediction and of its backward pass (in training with the adapters, where there are any, and with
+no gradient for frozen weights), V and D of encoding and decoding an image, steps S of a
 sampler and g = 2 under guidance, else 1:
 
     encode     V (2 V with mirrored images) for each training image, and for each winner and loser of Diffusion-DPO
@@ -52,14 +53,42 @@ class Work:
     images: int
     """Images encoded, drawn or scored; for training, pairs."""
     forwards: int
-    """Predictions of one sample by the denoiser; a backward pass is counted in `tflop` only."""
-    tflop: float
+    """Predictions of one sample by the denoiser; a backward pass is counted in `parts` only."""
+    parts: Mapping[str, float]
+    """TFLOP by what does it, each of which has a speed of its own: `training in bf16` or another precision, `drawing in
+    fp16`, `autoencoder`, `scorer NAME`."""
     reference: int = 0
     """Those of the forwards that are the frozen reference network's."""
-    fp32: bool = False
-    """Whether its products are in float32, which a GPU does far slower: the scorers'."""
     one_gpu: bool = False
     """Whether it runs in one process, however many GPUs there are: the comparisons."""
+
+    @property
+    def tflop(self) -> float:
+        """All of it."""
+        return sum(self.parts.values())
+
+
+AUTOENCODER = "autoencoder"
+
+
+def scorer_part(name: str) -> str:
+    """A scorer among the parts of a work."""
+    return f"scorer {name}"
+
+
+def drawing_part(sampler: SamplerParams) -> str:
+    """The denoiser of a sampler among the parts of a work."""
+    return f"drawing in {sampler.precision}"
+
+
+def training_part(params: Params) -> str:
+    """Both networks in training among the parts of a work."""
+    return f"training in {params.training.precision}"
+
+
+def in_fp32(part: str) -> bool:
+    """Whether its products are in float32, which a GPU does far slower: the autoencoder's and the scorers' always."""
+    return part == AUTOENCODER or part.startswith("scorer ") or part.endswith(" fp32")
 
 
 @dataclass(frozen=True)
@@ -96,10 +125,10 @@ def make_plan(params: Params, cost: NetworkCost, counts: Counts) -> Plan:
     # Levels: drawn by nobody, an image a prompt, and scored like any.
     rendered = len(params.evaluate.references) * sum(sets.values())
     work = [
-        Work("encode images", counts.encoded, 0, counts.encoded * ways(params) * cost.encode),
+        Work("encode images", counts.encoded, 0, {AUTOENCODER: counts.encoded * ways(params) * cost.encode}),
         *_opponents(params, cost, counts.images),
         *_training(params, cost),
-        _drawn(params, cost, "draw evaluation images", compared),
+        _draw(cost, "draw evaluation images", params.evaluate, compared),
         *_scoring(counts, compared + rendered),
         *_continual(params, cost, counts),
     ]
@@ -132,11 +161,9 @@ def forwards_per_image(sampler: SamplerParams) -> int:
 
 
 def _opponents(params: Params, cost: NetworkCost, images: int) -> list[Work]:
-    each = forwards_per_image(params.opponents)
-    per_image = each * cost.forward + cost.decode
-    per_image += ways(params) * cost.encode if params.opponents.latents == "reencode" else 0.0
     drawn = _opponents_drawn(params, images)
-    return [Work("draw opponents", drawn, drawn * each, drawn * per_image)]
+    again = ways(params) * cost.encode if params.opponents.latents == "reencode" else 0.0
+    return [_draw(cost, "draw opponents", params.opponents, drawn, again)]
 
 
 def _opponents_drawn(params: Params, images: int) -> int:
@@ -169,7 +196,8 @@ def _trained(params: Params, cost: NetworkCost, label: str, stage: StageParams, 
             exact_forwards(pairs, steps) - 2 * backwards - reference
         )  # which has a backward as two forwards
     forwards = player + reference
-    return Work(label, pairs, forwards, forwards * cost.forward + backwards * cost.backward, reference)
+    tflop = forwards * cost.adapted + backwards * cost.backward
+    return Work(label, pairs, forwards, {training_part(params): tflop}, reference)
 
 
 def _continual(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
@@ -177,11 +205,11 @@ def _continual(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
     work = []
     for name, chosen in params.continual.items():
         images = _continual_images(params, counts, name)
-        scored = images * sum(tflop or 0.0 for tflop in counts.scorers.values())
+        scored = {scorer_part(scorer): images * tflop for scorer, tflop in counts.scorers.items() if tflop}
         work += [
             _trained(params, cost, f"continual {name}: train", params.iterations[chosen.next], times=2),
-            _drawn(params, cost, f"continual {name}: draw", images),
-            Work(f"continual {name}: score", images, 0, scored, fp32=True),
+            _draw(cost, f"continual {name}: draw", params.evaluate, images),
+            Work(f"continual {name}: score", images, 0, scored),
         ]
     return [replace(item, one_gpu=True) for item in work]
 
@@ -193,15 +221,16 @@ def _continual_images(params: Params, counts: Counts, name: str) -> int:
     return points * counts.prompts[chosen.prompts] * params.evaluate_on(chosen.prompts).images_per_prompt
 
 
-def _drawn(params: Params, cost: NetworkCost, label: str, images: int) -> Work:
-    """Images drawn by the sampler of `evaluate`."""
-    each = forwards_per_image(params.evaluate)
-    return Work(label, images, images * each, images * (each * cost.forward + cost.decode))
+def _draw(cost: NetworkCost, label: str, sampler: SamplerParams, images: int, again: float = 0.0) -> Work:
+    """Images drawn and decoded, each of which costs `again` TFLOP more if it is encoded."""
+    each = images * forwards_per_image(sampler)
+    parts = {drawing_part(sampler): each * cost.forward, AUTOENCODER: images * (cost.decode + again)}
+    return Work(label, images, each, parts)
 
 
 def _scoring(counts: Counts, images: int) -> list[Work]:
     return [
-        Work(f"score by {name}", images, 0, images * tflop, fp32=True)
+        Work(f"score by {name}", images, 0, {scorer_part(name): images * tflop})
         for name, tflop in counts.scorers.items()
         if tflop  # an oracle runs no network
     ]

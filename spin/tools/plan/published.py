@@ -42,19 +42,6 @@ CONFIGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 """Hub id -> (denoiser, autoencoder)."""
 
-MED_CONFIG: dict[str, Any] = {
-    "vocab_size": 30524,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-12,
-}
-"""ImageReward's text encoder, BERT-base: what its med_config.json says."""
-
 PEAK_TFLOPS = {
     "t4": 65.0,
     "a10": 125.0,

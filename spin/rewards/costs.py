@@ -6,11 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spin.models.flops import tflop_of
 from spin.params.schema import Params
 from spin.rewards.names import BUILT_IN, ORACLES
 from spin.rewards.weights import Source, open_source
-from spin.tools.plan.published import MED_CONFIG
+from spin.runtime.flops import tflop_of
+
+MED_CONFIG: dict[str, Any] = {
+    "vocab_size": 30524,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
+"""ImageReward's text encoder, BERT-base: what its med_config.json says."""
 
 
 def scoring_costs(params: Params) -> dict[str, float | None]:

@@ -1,0 +1,51 @@
+"""TFLOP of what the meter saw a base's networks do; multiply-add = 2."""
+
+from collections.abc import Mapping
+
+import torch
+
+from spin.models.bases import Base
+from spin.models.families import parts_present
+from spin.models.find import read_config
+from spin.models.flops import build_vae, decoding_tflop, encoding_tflop, prediction_tflop
+from spin.models.sd3 import T5_LENGTH
+from spin.params.training import LoraParams
+from spin.runtime.flops import tflop_of
+from spin.runtime.meter import Ask
+
+
+def tflop_of_asked(asked: Mapping[Ask, int], base: Base, lora: LoraParams | None) -> float:
+    """TFLOP of denoiser, autoencoder and text encoders, `lora` being the adapter of those that carried one; what the
+    scorers did is not among it."""
+    denoiser = read_config(base.folder / base.family.denoiser_folder / "config.json", base.source)
+    vae = build_vae(read_config(base.folder / "vae" / "config.json", base.source))
+    total = 0.0
+    for ask, rows in asked.items():
+        if ask.part == "denoiser":
+            adapter = lora if ask.adapted else None
+            total += rows * prediction_tflop(denoiser, ask.side, ask.tokens, ask.trained, adapter)
+        elif ask.part == "encoder":
+            total += rows * encoding_tflop(vae, ask.side)
+        elif ask.part == "decoder":
+            total += rows * decoding_tflop(vae, ask.side)
+        elif ask.part == "text":
+            total += rows * text_tflop(base)
+    return total
+
+
+def text_tflop(base: Base) -> float:
+    """TFLOP of a caption through all text encoders of the base, padded to their lengths."""
+    import transformers
+
+    total = 0.0
+    for part in parts_present(base.family, base.folder, base.source):
+        kind = base.family.parts[part]
+        if not part.startswith("text_encoder"):
+            continue
+        config = transformers.AutoConfig.from_pretrained(base.folder / part)
+        with torch.device("meta"):
+            encoder = getattr(transformers, kind)(config)
+            length = T5_LENGTH if kind == "T5EncoderModel" else config.max_position_embeddings
+            ids = torch.zeros(1, length, dtype=torch.long)
+        total += tflop_of(lambda encoder=encoder, ids=ids: encoder(ids))  # type: ignore[misc]
+    return total
