@@ -133,4 +133,8 @@ def _run_stage(options: argparse.Namespace) -> int:
             stage.function()(params, *(getattr(item, name) for name in stage.takes))
         if is_first_process():
             stage.tell(run, params, item)
+    if is_launched():
+        from spin.runtime.devices import leave_together
+
+        leave_together()
     return 0

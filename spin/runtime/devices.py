@@ -24,6 +24,14 @@ def process_state() -> PartialState:
     return PartialState(cpu=launched_on_cpu or use_cpu, timeout=PATIENCE)
 
 
+def leave_together() -> None:
+    """Wait for the other processes and take leave of them: one that ends while another still talks to it is aborted."""
+    state = process_state()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+
+
 def share_of(num_rows: int) -> range:
     """This process's equal share of so many rows, which the number of processes divides."""
     state = process_state()

@@ -6,6 +6,7 @@ How many there are is the machine's affair, so no parameter says it and DVC's ha
     SPIN_NNODES          machines that share the stage and its folder (default: 1)
     SPIN_RDZV_ENDPOINT   host:port of one of them, where they meet; needed with several
 
+In a Slurm job of several machines the last two are taken from it (see `spin.runtime.slurm`).
 A process that torchrun, accelerate or a Kubernetes TrainJob's torchrun has started knows its rank and starts no others.
 What torchrun itself reads from the environment (PET_NNODES and so on, as a TrainJob sets them) is left to it.
 """
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spin.errors import ParamsError
+from spin.runtime import slurm
 
 SECONDS_BETWEEN_LOOKS = 0.5
 _DEVICES = ("nvidia[0-9]*", "kfd", "dxg")
@@ -38,8 +40,9 @@ def is_first_process() -> bool:
 
 def processes_wanted() -> tuple[int, int]:
     """(processes on this machine, machines); raises `ParamsError` for a value that is no such number."""
-    nodes = _number("SPIN_NNODES") or _number("PET_NNODES") or 1
-    if nodes > 1 and not (os.environ.get("SPIN_RDZV_ENDPOINT") or "PET_NNODES" in os.environ):
+    nodes = _number("SPIN_NNODES") or _number("PET_NNODES") or slurm.machines_of_job() or 1
+    told = os.environ.get("SPIN_RDZV_ENDPOINT") or "PET_NNODES" in os.environ or "SLURM_JOB_ID" in os.environ
+    if nodes > 1 and not told:
         raise ParamsError(
             f"SPIN_RDZV_ENDPOINT must be host:port of one of the {nodes} machines, and is not set; set it on all of them."
         )
@@ -76,6 +79,8 @@ def launch(arguments: Sequence[str], processes: int, nodes: int) -> int:
     If one dies the others are ended. If this process is killed, they end themselves (`end_with_launcher`). torchrun's own
     words stay unsaid: what the stage says last is what DVC, the flow and the user read.
     """
+    if nodes > 1 and slurm.spreads():
+        slurm.become_srun(arguments, nodes)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
@@ -84,7 +89,7 @@ def launch(arguments: Sequence[str], processes: int, nodes: int) -> int:
     if nodes == 1:
         options.append("--standalone")
     elif "PET_NNODES" not in os.environ:
-        endpoint = os.environ["SPIN_RDZV_ENDPOINT"]
+        endpoint = os.environ.get("SPIN_RDZV_ENDPOINT") or slurm.meeting_point()
         options += [
             f"--nnodes={nodes}",
             "--rdzv-backend=c10d",

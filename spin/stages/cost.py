@@ -34,7 +34,6 @@ from spin.runtime.devices import DTYPES, process_state
 from spin.runtime.files import write_json
 from spin.runtime.flops import TERA
 from spin.runtime.gauges import device_name, forget_peak, joules, peak_bytes, product_rate
-from spin.runtime.shards import wait_for_all
 from spin.stages.cost_shown import write_shown
 from spin.stages.kept_work import MARK
 from spin.stages.spent import SPENT, Spent, spent_before
@@ -75,7 +74,6 @@ def recorded_cost(params: Params, stage: Stage, item: Item) -> Iterator[None]:
     spent = clock.in_all()
     if process_state().is_main_process:
         _write(clock, spent, params, stage, item)
-    wait_for_all()  # a process that ends while another one still talks to it is aborted by gloo
 
 
 def _write(clock: "Clock", spent: Spent, params: Params, stage: Stage, item: Item) -> None:

@@ -7,6 +7,7 @@ same (HSDP). Like SPIN_NPROC it says something of the machine and nothing of the
 """
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,9 @@ def replicate(player: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The player as it is called while it trains: in DDP where several processes have all of it, else itself."""
     if accelerator.num_processes == 1 or is_sharded(player):
         return player
-    replicated: nn.Module = accelerator.prepare_model(player, device_placement=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        replicated: nn.Module = accelerator.prepare_model(player, device_placement=False)
     return replicated
 
 

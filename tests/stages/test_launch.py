@@ -31,6 +31,7 @@ PLACES = (
     "SPIN_RDZV_ENDPOINT",
     "PET_NNODES",
     "PET_NPROC_PER_NODE",
+    "SLURM_JOB_ID",
 )
 
 
