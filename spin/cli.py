@@ -9,11 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from spin.errors import SpinError
 from spin.params.experimental import experimental_help
-from spin.params.schema import load_params
+from spin.params.schema import Params, load_params
 from spin.runtime.launch import (
     end_with_launcher,
     is_first_process,
@@ -23,7 +24,7 @@ from spin.runtime.launch import (
     processes_wanted,
 )
 from spin.stages import sync
-from spin.stages.stage import Item
+from spin.stages.stage import Item, Stage
 from spin.stages.table import STAGES, stage_of
 from spin.tools import promote, prompts, sample, score
 from spin.tools.arena import command as arena
@@ -125,11 +126,10 @@ def _run_stage(options: argparse.Namespace) -> int:
     preflight.check(params)
     if stage.shared and not is_launched() and (wanted := processes_wanted()) != (1, 1):
         return launch(options.arguments, *wanted)
-    from spin.stages.cost import recorded_cost
     from spin.tracking.runs import stage_run
 
     with stage_run(params, stage.label(item), Path.cwd(), stage.gpu) as run:
-        with recorded_cost(params, stage, item):
+        with _cost(params, stage, item):
             stage.function()(params, *(getattr(item, name) for name in stage.takes))
         if is_first_process():
             stage.tell(run, params, item)
@@ -138,3 +138,12 @@ def _run_stage(options: argparse.Namespace) -> int:
 
         leave_together()
     return 0
+
+
+def _cost(params: Params, stage: Stage, item: Item) -> AbstractContextManager[None]:
+    """What the stage costs is recorded if it works on a device, and shown by the report; no other one loads that code."""
+    if not stage.gpu and stage.name != "report":
+        return nullcontext()
+    from spin.stages.cost import recorded_cost
+
+    return recorded_cost(params, stage, item)

@@ -81,7 +81,9 @@ def launch(arguments: Sequence[str], processes: int, nodes: int) -> int:
     """
     if nodes > 1 and slurm.spreads():
         slurm.become_srun(arguments, nodes)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else who leaves the meeting point last prints a C++ stack
+    os.environ.setdefault(
+        "TORCH_CPP_LOG_LEVEL", "ERROR"
+    )  # else who leaves the meeting point last prints a C++ stack
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
