@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,12 @@ def recorded_cost(params: Params, stage: Stage, item: Item) -> Iterator[None]:
 
 def _write(clock: "Clock", spent: Spent, params: Params, stage: Stage, item: Item) -> None:
     with _warning(stage.label(item)):
+        record = paths.COST / f"{stage.label(item)}.json"
+        record.unlink(missing_ok=True)  # what an earlier run cost is not told as this one's
         told = clock.described(spent, params)
         if stage.name in _SCORING and (unknown := unknown_scorers(params)):
             told["not_counted"] = unknown
-        write_json(paths.COST / f"{stage.label(item)}.json", told)
+        write_json(record, told)
         clock.settle(spent)
         write_shown()
 
@@ -169,16 +171,17 @@ class Clock:
     def _note(self) -> None:
         # The others spend as much as this one: what they spent is asked of them only at the end.
         while not self._stopped.wait(SECONDS_BETWEEN_NOTES):
-            with meter.kept.lock:
+            with meter.kept.lock, suppress(OSError):  # a full disk: what it stops is the stage's to say
                 if meter.kept.open and meter.kept.folder is not None:
                     sum([self.now()] * self._processes, self._earlier).keep(meter.kept.folder)
 
 
 def _forget_if_alone(folder: Path) -> None:
     """A failed stage that left nothing to go on from starts anew: then its folder is not kept."""
-    if folder.is_dir() and [file.name for file in folder.iterdir()] == [SPENT]:
-        (folder / SPENT).unlink()
-        folder.rmdir()
+    with suppress(OSError):  # the stage's own error is the one to tell
+        if [file.name for file in folder.iterdir()] == [SPENT]:
+            (folder / SPENT).unlink()
+            folder.rmdir()
 
 
 def tflop_of(asked: Mapping[meter.Ask, int], params: Params) -> float:

@@ -61,7 +61,7 @@ def test_an_update_costs_what_the_formula_says(kind: str, lora: LoraParams | Non
     cost, images = cost_of(diffusion, lora), 3 if kind == "SFT" else 6
 
     def backward(loss: Tensor, last: bool) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
 
     before = meter.asked.copy()
     player.train().requires_grad_(lora is None)
@@ -94,3 +94,20 @@ def test_a_network_of_one_layer_costs_what_a_hand_counts() -> None:
         layer, rows = nn.Linear(30, 20), torch.empty(7, 30)
     assert tflop_of(lambda: layer(rows)) * TERA == 2 * 7 * 30 * 20
     assert tflop_both_ways(lambda: layer(rows)) * TERA == 4 * 7 * 30 * 20, "its input needs no gradient"
+
+
+def test_an_adapter_is_seen_through_the_wrapper_that_averages_gradients() -> None:
+    network = nn.Linear(2, 2)
+    network.peft_config = {"default": LORA}  # type: ignore[assignment]
+    wrapped = nn.Module()
+    wrapped.module = network
+    before = meter.asked.copy()
+    meter.count_prediction(wrapped, torch.zeros(3, 4, 8, 8), 77)
+    assert meter.asked - before == {meter.Ask("denoiser", 8, 77, False, True): 3}
+
+
+def test_a_trial_is_not_counted() -> None:
+    before = meter.asked.copy()
+    with meter.uncounted():
+        meter.count(5, "encoder", 32)
+    assert meter.asked == before

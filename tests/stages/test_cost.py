@@ -17,6 +17,7 @@ from spin.runtime.files import sha256_tree
 from spin.stages import cost
 from spin.stages.cost import Clock
 from spin.stages.cost_shown import cells, write_shown
+from spin.stages.spent import Spent
 from spin.stages.stage import Item
 from spin.stages.table import STAGES
 from spin.tracking.notes import StageRun
@@ -211,3 +212,34 @@ def test_no_stage_depends_on_how_its_cost_is_recorded() -> None:
     for stage in STAGES.values():
         reached = code_of(stage.run)
         assert not {"spin.stages.cost", "spin.runtime.gauges", "spin.stages.spent"} & reached.keys()
+
+
+def test_a_full_disk_holds_up_no_stage_and_no_later_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def full(self: Spent, folder: Path) -> None:
+        calls.append(folder)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Spent, "keep", full)
+    monkeypatch.setattr(cost, "SECONDS_BETWEEN_NOTES", 0.01)
+    clock = Clock("fp32")
+    with meter.keeping(tmp_path):
+        deadline = time.monotonic() + 5
+        while len(calls) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    clock.stop()
+    assert len(calls) >= 3
+
+
+def test_what_an_earlier_run_cost_is_not_told_of_one_whose_cost_is_not_known(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = inside / "outputs/cost/train@iter1.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text('{"device_seconds": 7.0}')
+    monkeypatch.setattr(Clock, "described", lambda *_: 1 / 0)
+    assert main(["train", "--name", "iter1"]) == 0
+    assert not record.exists()
