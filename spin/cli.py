@@ -16,6 +16,7 @@ from spin.errors import SpinError
 from spin.params.experimental import experimental_help
 from spin.params.schema import Params, load_params
 from spin.runtime.launch import (
+    become_trainjob,
     end_with_launcher,
     is_first_process,
     is_launched,
@@ -124,8 +125,10 @@ def _run_stage(options: argparse.Namespace) -> int:
     from spin.stages import preflight
 
     preflight.check(params)
-    if stage.shared and not is_launched() and (wanted := processes_wanted()) != (1, 1):
-        return launch(options.arguments, *wanted)
+    if stage.shared and not is_launched():
+        become_trainjob(options.arguments)
+        if (wanted := processes_wanted()) != (1, 1):
+            return launch(options.arguments, *wanted)
     from spin.tracking.runs import stage_run
 
     with stage_run(params, stage.label(item), Path.cwd(), stage.gpu) as run:

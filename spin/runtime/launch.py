@@ -6,7 +6,8 @@ How many there are is the machine's affair, so no parameter says it and DVC's ha
     SPIN_NNODES          machines that share the stage and its folder (default: 1)
     SPIN_RDZV_ENDPOINT   host:port of one of them, where they meet; needed with several
 
-In a Slurm job of several machines the last two are taken from it (see `spin.runtime.slurm`).
+In a Slurm job of several machines the last two are taken from it (see `spin.runtime.slurm`). SPIN_TRAINJOB names a manifest
+by which a Kubernetes cluster does the work (see `tasks.trainjob`).
 A process that torchrun, accelerate or a Kubernetes TrainJob's torchrun has started knows its rank and starts no others.
 What torchrun itself reads from the environment (PET_NNODES and so on, as a TrainJob sets them) is left to it.
 """
@@ -52,6 +53,16 @@ def processes_wanted() -> tuple[int, int]:
             f"SPIN_NPROC must be at most the {gpus} visible GPUs, got {asked}; correct or unset it."
         )
     return asked or _number("PET_NPROC_PER_NODE") or max(1, gpus), nodes
+
+
+def become_trainjob(arguments: Sequence[str]) -> None:
+    """Turn this process into the one that has `spin ARGUMENTS` run by a cluster, if SPIN_TRAINJOB says so; in a pod it is so.
+
+    That needs Prefect and `tasks`, which `spin` does without.
+    """
+    if os.environ.get("SPIN_TRAINJOB") and "PET_NNODES" not in os.environ:
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "tasks.trainjob", *arguments])
 
 
 def _number(name: str) -> int | None:
