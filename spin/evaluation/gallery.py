@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from spin.errors import EvaluationError
-from spin.evaluation.labels import model_label
+from spin.evaluation.labels import narrow_label
 from spin.runtime.files import read_parquet
 
 TILE = 256
@@ -53,11 +53,18 @@ def read_gallery(samples: Path, models: Sequence[str], num_prompts: int) -> list
 def draw_grid(rows: Sequence[GalleryRow]) -> Figure:
     """Prompts x models, each prompt as a caption above its row; small pictures enlarged by a whole factor."""
     models = list(rows[0].images)
-    figure = Figure(figsize=(1.7 * len(models), 1.98 * len(rows) + 0.35))
+    names = {model: narrow_label(model) for model in models}
+    lines = 1 + max(name.count("\n") for name in names.values())
+    figure = Figure(figsize=(1.7 * len(models), 1.98 * len(rows) + 0.17 + 0.18 * lines))
     grid = figure.subplots(len(rows), len(models), squeeze=False)
     height = figure.get_figheight()
     figure.subplots_adjust(
-        left=0.01, right=0.99, bottom=0.06 / height, top=1 - 0.6 / height, wspace=0.04, hspace=0.2
+        left=0.01,
+        right=0.99,
+        bottom=0.06 / height,
+        top=1 - (0.42 + 0.18 * lines) / height,
+        wspace=0.04,
+        hspace=0.2,
     )
     for line, row in zip(grid, rows, strict=True):
         for axes, model in zip(line, models, strict=True):
@@ -69,7 +76,9 @@ def draw_grid(rows: Sequence[GalleryRow]) -> Figure:
         line[0].set_title(caption, loc="left", fontsize=9, fontweight="normal", color="#444444", pad=4)
     for axes, model in zip(grid[0], models, strict=True):
         x = (axes.get_position().x0 + axes.get_position().x1) / 2
-        figure.text(x, 1 - 0.25 / height, model_label(model), ha="center", fontsize=10.5, fontweight="bold")
+        figure.text(
+            x, 1 - 0.08 / height, names[model], ha="center", va="top", fontsize=10.5, fontweight="bold"
+        )
     return figure
 
 

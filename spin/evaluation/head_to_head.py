@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spin.evaluation.labels import model_label
+from spin.evaluation.labels import model_label, narrow_label
 from spin.evaluation.table import Table, rows_of
 
 REACH = 45
@@ -46,9 +46,8 @@ def draw_head_to_head(duels: pd.DataFrame) -> Figure:
     image = axes.imshow(rates, cmap="PuOr", vmin=50 - REACH, vmax=50 + REACH, aspect="auto")
     for row in rows_of(duels):
         _write(axes, place[row.over], place[row.model], row)
-    names = [model_label(model) for model in models]
-    axes.set_xticks(range(len(models)), names)
-    axes.set_yticks(range(len(models)), names)
+    axes.set_xticks(range(len(models)), [narrow_label(model) for model in models], fontsize=8.5)
+    axes.set_yticks(range(len(models)), [model_label(model) for model in models])
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.set_facecolor("#f2f2f2")
     for spine in axes.spines.values():

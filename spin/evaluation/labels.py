@@ -2,6 +2,7 @@
 
 import colorsys
 import re
+import textwrap
 from collections.abc import Iterable
 
 AVERAGE = "average"
@@ -43,6 +44,11 @@ def model_label(model: str) -> str:
     if released:
         return f"SPIN-Diffusion iter {released[1]} (released)"
     return f"SPIN iter {iteration[1]}" if iteration else MODELS.get(model, model.replace("_", " "))
+
+
+def narrow_label(model: str) -> str:
+    """The same in lines of at most 14 characters where words allow it, for columns that stand side by side."""
+    return textwrap.fill(model_label(model), 14, break_long_words=False, break_on_hyphens=True)
 
 
 def scorer_label(scorer: str) -> str:

@@ -1,12 +1,18 @@
 """What the figures show is what the tables hold, read back from the drawn figure."""
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer, ErrorbarContainer
+from PIL import Image
 
 from spin.evaluation.figures import RING, draw_curves, draw_radar, draw_winrates, radar_reach, styled
+from spin.evaluation.gallery import GalleryRow, draw_grid
+from spin.evaluation.head_to_head import draw_head_to_head
 from spin.evaluation.trajectory import Trajectory, draw_trajectory
 
 COLOURS = {"base": "#111111", "iter1": "#222222", "iter2": "#333333", "sft": "#444444"}
@@ -110,3 +116,22 @@ def test_a_legend_of_many_long_names_stays_inside_the_figure(drawn: str) -> None
     box, whole = legend.get_window_extent(), figure.bbox
     assert whole.x0 <= box.x0 < box.x1 <= whole.x1
     assert box.y1 <= whole.y1
+
+
+def test_names_that_stand_side_by_side_do_not_overlap(tmp_path: Path) -> None:
+    models = ["base", "diffusion_dpo", "iter3", *(f"spin_iter{number}" for number in (1, 2, 3))]
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    row = GalleryRow("a", "a cat", 0, dict.fromkeys(models, tmp_path / "image.png"))
+    pairs = [(model, over) for model in models for over in models if model != over]
+    duels = pd.DataFrame(pairs, columns=["model", "over"]).assign(
+        win_rate=0.5, low=0.4, high=0.6, decides=False
+    )
+    with styled():
+        figures = [draw_grid([row]), draw_head_to_head(duels)]
+        for figure in figures:
+            figure.draw_without_rendering()
+    texts = [figures[0].texts, [tick.label2 for tick in figures[1].axes[0].xaxis.get_major_ticks()]]
+    for named in texts:
+        boxes = [text.get_window_extent() for text in named if text.get_text() and text.get_visible()]
+        assert len(boxes) >= len(models)
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 
 from spin.data.manifest import read_manifest, read_pairs
 from spin.evaluation.champion import choosing_set
-from spin.evaluation.labels import model_label
+from spin.evaluation.labels import model_label, narrow_label
 from spin.params.schema import Params
 from spin.prompts.named import FIGURE_2, FIGURE_11, HPS_STYLES
 from spin.rewards.loading import load_scorer
@@ -54,10 +54,11 @@ TABLES = {
     "table 9, medians by style": ("hps/styles_hps_median", MODELS, [*HPS_STYLES, "overall"]),
 }
 """Its file below outputs/tables, its rows and the beginnings of its columns' names; the paper's table 6 holds no scores."""
+COLUMNS = [line for model in MODELS for line in narrow_label(model).splitlines()]
 LEVELS = ["sft", "dpo", "diffusion_dpo"]
 FIGURES = {
     "figure 1": ("report/winrates", [*map(model_label, MODELS), "Winning rate over Base"], 0),
-    "figure 2": ("report/figure2/grid", [*map(model_label, MODELS), *FIGURE_2[1:]], len(FIGURE_2)),
+    "figure 2": ("report/figure2/grid", [*COLUMNS, *FIGURE_2[1:]], len(FIGURE_2)),
     "figure 3": (
         "report/scores",
         ["SPIN by iteration", "SPIN-Diffusion, released", *map(model_label, LEVELS)],
@@ -69,8 +70,8 @@ FIGURES = {
         ["going on inside the iteration", "moving to the next one", "epochs"],
         0,
     ),
-    "figure 11": ("report/figure11/grid", [*map(model_label, MODELS), *FIGURE_11], len(FIGURE_11)),
-    "figure 12": ("report/grid", [*map(model_label, MODELS)], 4),
+    "figure 11": ("report/figure11/grid", [*COLUMNS, *FIGURE_11], len(FIGURE_11)),
+    "figure 12": ("report/grid", [*COLUMNS], 4),
 }
 """Its file below outputs, what is written in it, and the prompts of which every model shows its picture."""
 
