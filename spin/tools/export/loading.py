@@ -91,7 +91,7 @@ def _denoiser(base: Base, source: str, subfolder: str | None, revision: str | No
 def _place(source: str) -> str:
     """A base's place as Python: the package's own, a path from the root, or a hub id."""
     if source in EMBEDDED:
-        return f"embedded_base({json.dumps(source)})"
+        return f"str(embedded_base({json.dumps(source)}))"
     return json.dumps(str(Path(source).resolve()) if Path(source).exists() else source)
 
 
