@@ -3,6 +3,7 @@
 import shutil
 import socket
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from spin.tools.export.loading import for_programs, loading_code
 from spin.tools.export.single_file import single_file_tensors
 from spin.training.networks import load_networks
 from tests.models.adapters import CPU, LORA, move
-from tests.models.bases import base_params, record_base
+from tests.models.bases import base_params, halved, record_base
 from tests.models.tiny import write_tiny_base
 from tests.models.tiny_families import write_tiny_sdxl
 from tests.tools.latents import their_pixels
@@ -51,6 +52,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         save_file(tensors, folder / f"{name}.safetensors")
         found[name] = {
             "folder": {"source": folder / name},
+            "variant": {"source": halved(folder / name, folder / f"{name}-fp16")},
             "file": {"source": folder / f"{name}.safetensors", "config": folder / f"{name}-config"},
         }
     return found
@@ -84,9 +86,10 @@ def largest_difference(first: np.ndarray, second: np.ndarray) -> int:
     return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
-@pytest.mark.parametrize("lora", [True, False], ids=["lora", "whole"])
-@pytest.mark.parametrize("kind", ["folder", "file"])
-@pytest.mark.parametrize("name", ["sd", "sdxl"])
+@pytest.mark.parametrize(
+    ("name", "kind", "lora"),
+    [*product(("sd", "sdxl"), ("folder", "file"), (True, False)), ("sdxl", "variant", True)],
+)
 def test_every_export_loaded_by_its_card_draws_the_same_image(
     sources: dict[str, Any], tmp_path: Path, offline: None, name: str, kind: str, lora: bool
 ) -> None:
@@ -130,11 +133,10 @@ def test_a_base_named_from_the_project_is_found_from_where_the_export_lies(
     assert loaded_by_its_card(checkpoint, "lora", tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl"])
 def test_all_of_an_export_in_half_precision_is_loaded_in_it_and_draws(
-    sources: dict[str, Any], tmp_path: Path, offline: None, name: str
+    sources: dict[str, Any], tmp_path: Path, offline: None
 ) -> None:
-    checkpoint = train(tmp_path, sources[name]["file"], lora=True)
+    checkpoint = train(tmp_path, sources["sdxl"]["file"], lora=True)
     for each in FORMATS:
         pipeline = loaded_by_its_card(checkpoint, each, tmp_path / each, "bf16")
         networks = (part for part in pipeline.components.values() if isinstance(part, torch.nn.Module))
@@ -145,9 +147,8 @@ def test_all_of_an_export_in_half_precision_is_loaded_in_it_and_draws(
         assert their_pixels(pipeline).shape == (32, 32, 3)
 
 
-def test_the_card_names_the_hub_commit_and_where_other_programs_look_for_the_file() -> None:
-    nowhere = Path("nowhere")
-    hub = Base("owner/name", StableDiffusion, nowhere, "abc", None, None, None, None)
+def test_the_card_names_the_hub_commit_and_where_other_programs_look_for_the_file(tiny_base: Path) -> None:
+    hub = Base("owner/name", StableDiffusion, tiny_base, "abc", None, None, None, None)
     file = replace(hub, source="x.safetensors", config="owner/name", file=Path("x.safetensors"))
     assert 'from_pretrained("owner/name", revision="abc", dtype' in loading_code("lora", hub, "mine", "fp32")
     expected = 'from_single_file("x.safetensors", config="owner/name", revision="abc", dtype'

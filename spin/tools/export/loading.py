@@ -34,58 +34,63 @@ def for_programs(format_name: str, base: Base, place: str) -> str | None:
 
 def loading_code(format_name: str, base: Base, place: str, dtype: str) -> str:
     """Python that loads the export called `place` as `pipeline`, run in the folder that it lies in."""
-    family, torch_dtype = f"diffusers.{base.family.pipeline}", f"dtype={_PYTHON[dtype]}"
-    here = json.dumps(place)
-    part = base.family.denoiser_folder
-    lines = ["import diffusers", "import torch"]
+    pipeline, part, here, torch_dtype = (
+        base.family.pipeline,
+        base.family.denoiser_folder,
+        json.dumps(place),
+        _PYTHON[dtype],
+    )
     if format_name == "pipeline":
-        lines += ["", f"pipeline = {family}.from_pretrained({here}, {torch_dtype})"]
+        lines = [_assigned("pipeline", f"{pipeline}.from_pretrained", here, dtype=torch_dtype)]
     elif format_name == "single-file":
-        given = [here, f"config={_place(base.config or base.source)}", *_revision(base.revision), torch_dtype]
-        lines += ["", f"pipeline = {family}.from_single_file({', '.join(given)})"]
+        configs = {"config": _place(base.config or base.source), "revision": _text(base.revision)}
+        lines = [_assigned("pipeline", f"{pipeline}.from_single_file", here, **configs, dtype=torch_dtype)]
     elif format_name == "unet":
-        lines += ["", _denoiser(base, here, part, None, torch_dtype), _base(base, torch_dtype, part)]
+        lines = [_denoiser(base, here, torch_dtype, subfolder=_text(part)), _base(base, torch_dtype, part)]
+    elif base.overlay is None:
+        lines = [_base(base, torch_dtype)]
     else:
-        over = _overlay(base, torch_dtype)
-        lines += [
-            "",
-            *over,
-            _base(base, torch_dtype, part if over else None),
-            f"pipeline.load_lora_weights({here})",
-        ]
+        lines = [_overlay(base, base.overlay, torch_dtype), _base(base, torch_dtype, part)]
+    if format_name in ("lora", "kohya"):
+        lines.append(f"pipeline.load_lora_weights({here})")
+    imports = ["import diffusers", "import torch"]
     if any("embedded_base(" in line for line in lines):
-        lines.insert(2, "from spin.models.find import embedded_base")
-    return "\n".join(lines)
+        imports.append("from spin.models.find import embedded_base")
+    return "\n".join([*imports, "", *lines])
 
 
-def _base(base: Base, torch_dtype: str, part: str | None) -> str:
-    """The base, with the denoiser of the variable `part` in place of its own."""
-    given = [*_revision(base.revision), *([] if part is None else [f"{part}={part}"]), torch_dtype]
-    if base.file is None:
-        method, given = "from_pretrained", [_place(base.source), *given]
-    else:
-        method, given = (
-            "from_single_file",
-            [_place(base.source), f"config={_place(str(base.config))}", *given],
-        )
-    return f"pipeline = diffusers.{base.family.pipeline}.{method}({', '.join(given)})"
+def _base(base: Base, torch_dtype: str, replaced: str | None = None) -> str:
+    """The base, with the denoiser of the variable `replaced` in place of its own."""
+    given = {"revision": _text(base.revision), "dtype": torch_dtype}
+    if replaced is not None:
+        given[replaced] = replaced
+    if base.file is not None:
+        given = {"config": _place(str(base.config)), **given}
+        return _assigned("pipeline", f"{base.family.pipeline}.from_single_file", _place(base.source), **given)
+    variants = [variant for part, variant in base.variants().items() if part != replaced]
+    given = {"variant": _text(min(variants, default=None)), **given}
+    return _assigned("pipeline", f"{base.family.pipeline}.from_pretrained", _place(base.source), **given)
 
 
-def _overlay(base: Base, torch_dtype: str) -> list[str]:
-    """The denoiser that was laid over the base, or nothing."""
-    if base.overlay is None or base.overlay_reference is None:
-        return []
-    source, revision = base.overlay_reference["source"], base.overlay_reference["revision"]
+def _overlay(base: Base, folder: Path, torch_dtype: str) -> str:
+    """The denoiser that was laid over the base, found in `folder`."""
+    reference, part = base.overlay_reference or {}, base.family.denoiser_folder
+    inside = folder != Path(reference["source"]) and folder.name == part
+    found = {"revision": _text(reference["revision"]), "variant": _text(base.variants().get(part))}
+    return _denoiser(
+        base, _place(reference["source"]), torch_dtype, subfolder=_text(part) if inside else None, **found
+    )
+
+
+def _denoiser(base: Base, place: str, torch_dtype: str, **given: str | None) -> str:
     part = base.family.denoiser_folder
-    at_root = base.overlay == Path(source) or base.overlay.name != part
-    return [_denoiser(base, _place(source), None if at_root else part, revision, torch_dtype)]
+    return _assigned(part, f"{base.family.parts[part]}.from_pretrained", place, **given, dtype=torch_dtype)
 
 
-def _denoiser(base: Base, source: str, subfolder: str | None, revision: str | None, torch_dtype: str) -> str:
-    part = base.family.denoiser_folder
-    inside = [] if subfolder is None else [f"subfolder={json.dumps(subfolder)}"]
-    given = [source, *inside, *_revision(revision), torch_dtype]
-    return f"{part} = diffusers.{base.family.parts[part]}.from_pretrained({', '.join(given)})"
+def _assigned(variable: str, function: str, place: str, **given: str | None) -> str:
+    """A call of diffusers' `function` with arguments in Python; those that are None are left out."""
+    arguments = [place, *(f"{name}={value}" for name, value in given.items() if value is not None)]
+    return f"{variable} = diffusers.{function}({', '.join(arguments)})"
 
 
 def _place(source: str) -> str:
@@ -95,5 +100,5 @@ def _place(source: str) -> str:
     return json.dumps(str(Path(source).resolve()) if Path(source).exists() else source)
 
 
-def _revision(revision: str | None) -> list[str]:
-    return [] if revision is None else [f"revision={json.dumps(revision)}"]
+def _text(value: str | None) -> str | None:
+    return None if value is None else json.dumps(value)
