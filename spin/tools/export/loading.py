@@ -18,28 +18,20 @@ def for_programs(format_name: str, base: Base, place: str) -> str | None:
         return "ComfyUI reads the file from `models/checkpoints`, A1111 and Forge from `models/Stable-diffusion`."
     if format_name != "kohya":
         return None
-    as_file = (
-        ""
-        if base.file is not None
-        else (
-            " They need that base as one file, which `spin export --checkpoint outputs/checkpoints/base --format single-file` "
-            "writes."
-        )
+    told = (
+        "ComfyUI reads the file from `models/loras` (node Load LoRA, strength 1), A1111 and Forge from `models/Lora` "
+        f"(`<lora:{Path(place).stem}:1>` in the prompt), over the base that is named above."
     )
-    return (
-        f"ComfyUI reads the file from `models/loras` (node Load LoRA, strength 1), A1111 and Forge from `models/Lora` "
-        f"(`<lora:{Path(place).stem}:1>` in the prompt), over the base that is named above.{as_file}"
-    )
+    if base.file is not None and base.overlay is None:
+        return told
+    single_file = "`spin export --checkpoint outputs/checkpoints/base --format single-file`"
+    return f"{told} They need that base as one file, which {single_file} writes."
 
 
 def loading_code(format_name: str, base: Base, place: str, dtype: str) -> str:
     """Python that loads the export called `place` as `pipeline`, run in the folder that it lies in."""
-    pipeline, part, here, torch_dtype = (
-        base.family.pipeline,
-        base.family.denoiser_folder,
-        json.dumps(place),
-        _PYTHON[dtype],
-    )
+    pipeline, part = base.family.pipeline, base.family.denoiser_folder
+    here, torch_dtype = json.dumps(place), _PYTHON[dtype]
     if format_name == "pipeline":
         lines = [_assigned("pipeline", f"{pipeline}.from_pretrained", here, dtype=torch_dtype)]
     elif format_name == "single-file":
