@@ -69,7 +69,7 @@ def model_card(card: Mapping[str, Any], base: Base, place: str) -> str:
         else "The base model, exported by spin-diffusion.",
         f"| | |\n|---|---|\n| base | {weights} ({named['family']}) |\n| lineage | {lineage} |\n"
         f"| weights | {card['dtype']}{_adapter(card['lora'])} |",
-        f"```python\n{loading_code(card['format'], base, place, card['dtype'])}\n```",
+        f"From the folder that `{place}` lies in:\n\n```python\n{loading_code(card['format'], base, place, card['dtype'])}\n```",
     ]
     elsewhere = for_programs(card["format"], base, place)
     if elsewhere is not None:
