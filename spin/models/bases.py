@@ -17,6 +17,7 @@ from spin.models.families import (
 )
 from spin.models.find import Found, find_denoiser, find_pipeline, find_single_file, read_config
 from spin.models.latent_diffusion import LatentDiffusion
+from spin.models.variants import variant_of
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ class Base:
         if self.overlay is not None:
             places[self.family.denoiser_folder] = self.overlay
         return places
+
+    def variants(self) -> dict[str, str]:
+        """The variants (see `variant_of`) of the parts that are read in one."""
+        folders = {part: place for part, place in self.places().items() if place != self.file}
+        found = {part: variant_of(folder, part, self.source) for part, folder in folders.items()}
+        return {part: variant for part, variant in found.items() if variant is not None}
 
     def reference(self) -> dict[str, Any]:
         """What model.json says of the base."""
@@ -134,17 +141,11 @@ def find_overlay(key: str, given: Mapping[str, Any], base: Base) -> Found:
     part = base.family.denoiser_folder
     found = find_denoiser(key, given["source"], given["revision"], part)
     check_denoiser(base.family, found.folder, given["source"], base.denoiser_config())
-    if not any(found.folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{key}.source must hold {part} weights as safetensors, found none in {given['source']}; convert them."
-        )
+    variant_of(found.folder, part, f"{key}.source {given['source']}")
     return found
 
 
 def _check_weights(folder: Path, source: str) -> None:
     family = family_of(folder, source)
     for part in parts_present(family, folder, source):
-        if not any((folder / part).glob("*.safetensors")):
-            raise ModelError(
-                f"{source} must hold {part} weights as safetensors, found none; convert the model."
-            )
+        variant_of(folder / part, part, source)

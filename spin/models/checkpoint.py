@@ -33,13 +33,24 @@ from spin.runtime.sums import checked
 MODEL_FILE = "model.json"
 MAX_SHARD_SIZE = "10GB"
 """Of the files of a network, as diffusers has it."""
+logger = logging.getLogger(__name__)
 # The hub names its logger after the file.
 logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)
 
 
 def reference_of(base: BaseParams) -> dict[str, Any]:
-    """Find the base model and describe it: source, revision, family, and the SHA-256 of the weights of each part."""
-    return find_base(base.model_dump()).reference()
+    """Find the base model and describe it: source, revision, family, and the SHA-256 of the weights of each part.
+
+    Warns of parts whose weights are there in half precision alone.
+    """
+    found = find_base(base.model_dump())
+    variants = found.variants()
+    if variants:
+        logger.warning(
+            "%s has %s in %s alone: training starts from these rounded weights, kept in float32; full ones start better.",
+            *(base.source, ", ".join(variants), ", ".join(sorted(set(variants.values())))),
+        )
+    return found.reference()
 
 
 def released_reference(name: str, unet: UnetParams, base: Path) -> dict[str, Any]:

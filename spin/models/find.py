@@ -10,7 +10,10 @@ from spin.params.model import EMBEDDED
 from spin.runtime.files import read_json
 from spin.runtime.hub import fetch, is_hub_id
 
-_HUB_EXTRAS = ["*.fp16.*", "*.fp16-*", "*non_ema*", "safety_checker/*", "*.onnx*"]
+_UNREAD = ["*non_ema*", "safety_checker/*", "*.onnx*"]
+_WEIGHTS = ("safetensors", "json")
+_HALF = ["*.fp16.*", "*.fp16-*"]
+"""Fetched only for a network that has no other weights."""
 
 
 class Found(NamedTuple):
@@ -44,6 +47,11 @@ def find_pipeline(key: str, source: str, revision: str | None, configs_only: boo
     folder = _from_hub(
         key, source, index.name, [f"{part}/{pattern}" for part in parts for pattern in patterns]
     )
+    bare = [part for part in parts if not configs_only and _lacks_weights(folder / part)]
+    if bare:
+        _from_hub(
+            key, source, index.name, [f"{part}/*.{end}" for part in bare for end in _WEIGHTS], half=True
+        )
     return Found(folder, folder.name)
 
 
@@ -75,6 +83,10 @@ def find_denoiser(key: str, source: str, revision: str | None, part: str) -> Fou
         commit = root.name
     for folder in (root / part, root):
         if (folder / "config.json").is_file():
+            if commit is not None and _lacks_weights(folder):
+                prefix = "" if folder == root else f"{part}/"
+                wanted = [f"{prefix}diffusion_pytorch_model*.{end}" for end in _WEIGHTS]
+                _from_hub(f"{key}.source", source, commit, wanted, half=True)
             return Found(folder, commit)
     raise ModelError(
         f"{key}.source must hold a denoiser's config.json at its root or in {part}/, found none in {source}; "
@@ -102,8 +114,16 @@ def _source_key(key: str) -> str:
     return "base.source" if key == "base" else key
 
 
-def _from_hub(key: str, source: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    return fetch(_source_key(key), source, revision, patterns, _HUB_EXTRAS)
+def _lacks_weights(folder: Path) -> bool:
+    """Whether this is a network's folder, by its config, without weights."""
+    return (folder / "config.json").is_file() and not any(folder.glob("*.safetensors"))
+
+
+def _from_hub(
+    key: str, source: str, revision: str | None, patterns: Sequence[str], half: bool = False
+) -> Path:
+    without = _UNREAD if half else [*_UNREAD, *_HALF]
+    return fetch(_source_key(key), source, revision, patterns, without)
 
 
 def read_config(path: Path, source: str) -> dict[str, Any]:

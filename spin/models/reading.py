@@ -10,6 +10,7 @@ from spin.errors import ModelError
 from spin.models.families import parts_present
 from spin.models.find import read_config
 from spin.models.latent_diffusion import LatentDiffusion
+from spin.models.variants import variant_of
 
 
 def read_folder(
@@ -67,21 +68,23 @@ def read_single_file(
 
 
 def read_network(family: type[LatentDiffusion], part: str, folder: Path, dtype: torch.dtype) -> Any:
-    """Read one network; a VAE that asks to be upcast stays in fp32, since fp16 would overflow in it."""
+    """Read one network; a VAE that asks to be upcast stays in fp32, since fp16 would overflow in it.
+
+    Weights that are there as a variant alone are read from it (see `variant_of`). Raises `ModelError` if there are none.
+    """
     import diffusers
     import transformers
 
     class_name = family.parts[part]
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} must hold weights as safetensors, found none; convert the model.")
+    files = {"variant": variant_of(folder, part, str(folder)), "use_safetensors": True}
     if hasattr(diffusers, class_name):
         upcast = part == "vae" and read_config(folder / "config.json", str(folder)).get("force_upcast", True)
         network = getattr(diffusers, class_name).from_pretrained(
-            folder, torch_dtype=torch.float32 if upcast else dtype, use_safetensors=True
+            folder, torch_dtype=torch.float32 if upcast else dtype, **files
         )
         network.register_to_config(_name_or_path="")  # else checkpoints carry along a path of this machine
         return network
-    return getattr(transformers, class_name).from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    return getattr(transformers, class_name).from_pretrained(folder, dtype=dtype, **files)
 
 
 def _assemble(

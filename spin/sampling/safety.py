@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from spin.errors import ModelError
+from spin.models.variants import variant_of
 from spin.runtime.hub import fetch, is_hub_id
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ class SafetyChecker:
         extractor = folder / "feature_extractor" if inside else folder
         try:
             self._extractor: Any = CLIPImageProcessorPil.from_pretrained(extractor)
-            self._checker = StableDiffusionSafetyChecker.from_pretrained(checker, use_safetensors=True)
+            self._checker = StableDiffusionSafetyChecker.from_pretrained(
+                checker, use_safetensors=True, variant=variant_of(checker, "safety_checker", source)
+            )
         except Exception as error:
             raise ModelError(
                 f"opponents.safety_checker must be a StableDiffusionSafetyChecker in safetensors with its "

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spin.models.checkpoint import load_model, reference_of
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.model import BaseParams
@@ -50,3 +52,15 @@ def load_base(source: Path, work: Path) -> LatentDiffusion:
     work.mkdir(exist_ok=True)
     write_json(work / "model.json", reference_of(base_params(source)))
     return load_model(work)
+
+
+def halved(base: Path, folder: Path, variant: str | None = "fp16", max_shard_size: str = "10GB") -> Path:
+    """The base in half precision, by the hub's layout in `unet/diffusion_pytorch_model.fp16.safetensors` and so on."""
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(base)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            torch.nn.Module.to(part, torch.float16)
+    pipeline.save_pretrained(folder, variant=variant, max_shard_size=max_shard_size)
+    return folder

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,15 +21,25 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 
 def their_latents(pipeline: Any) -> Tensor:
+    drawn: Tensor = _drawn_by(pipeline, "latent")
+    return drawn
+
+
+def their_pixels(pipeline: Any) -> np.ndarray:
+    """uint8 (H, W, 3)."""
+    pixels: np.ndarray = (_drawn_by(pipeline, "np")[0] * 255).round().astype(np.uint8)
+    return pixels
+
+
+def _drawn_by(pipeline: Any, output_type: str) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn((4, 8, 8), generator=generator_for("image", 0))[None]
-    drawn: Tensor = pipeline(
+    return pipeline(
         PROMPT,
-        latents=noise,
+        latents=noise.to(pipeline.unet.dtype),
         num_inference_steps=4,
         guidance_scale=3.0,
-        output_type="latent",
+        output_type=output_type,
         height=32,
         width=32,
     ).images
-    return drawn

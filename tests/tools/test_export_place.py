@@ -11,15 +11,15 @@ from spin.errors import ModelError
 from spin.models.checkpoint import load_model
 from spin.runtime.files import read_json, sha256_tree, write_json
 from spin.runtime.provenance import content_md5
-from spin.tools.export.formats import export_checkpoint
+from spin.tools.export.formats import FILE_FORMATS, FORMATS, export_checkpoint
 from tests.models.adapters import predict
 
 
-@pytest.mark.parametrize("format_name", ["pipeline", "unet", "lora", "single-file"])
+@pytest.mark.parametrize("format_name", FORMATS)
 def test_the_card_tells_base_lineage_and_how_to_load(
     checkpoints: Path, tiny_base: Path, tmp_path: Path, format_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    single = format_name == "single-file"
+    single = format_name in FILE_FORMATS
     place = tmp_path / ("model.safetensors" if single else "model")
     made = {
         "outs": [{"md5": content_md5(checkpoints / "iter2")}],

@@ -7,10 +7,11 @@ from typing import Any
 
 import yaml
 
+from spin.models.bases import Base
 from spin.models.checkpoint import MODEL_FILE, read_reference
 from spin.models.digests import recorded_digest
-from spin.models.latent_diffusion import LatentDiffusion
 from spin.runtime.provenance import content_md5
+from spin.tools.export.loading import for_programs, loading_code
 
 
 def describe(checkpoint: Path, format_name: str, dtype: str, root: Path) -> dict[str, Any]:
@@ -53,46 +54,26 @@ def _lineage(checkpoint: Path, model: Mapping[str, Any]) -> list[dict[str, str]]
     return [{"name": earlier.name, "sha256": recorded_digest(model["prev"])}, own]
 
 
-_LOADING = {
-    "pipeline": """from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained("{place}")""",
-    "unet": """import diffusers
-
-{part} = diffusers.{denoiser}.from_pretrained("{place}", subfolder="{part}")
-pipeline = diffusers.{pipeline}.from_pretrained("{base}", {part}={part})""",
-    "lora": """import diffusers
-
-pipeline = diffusers.{pipeline}.from_pretrained("{base}")
-pipeline.load_lora_weights("{place}")""",
-    "single-file": """from diffusers import {pipeline}
-
-pipeline = {pipeline}.from_single_file("{place}", config="{base}")""",
-}
-
-
-def model_card(card: Mapping[str, Any], family: type[LatentDiffusion], place: str) -> str:
-    """The README of an export called `place`."""
-    base, part = card["base"], family.denoiser_folder
-    weights = base["source"] + (f" at revision {base['revision']}" if base["revision"] else "")
+def model_card(card: Mapping[str, Any], base: Base, place: str) -> str:
+    """The README of an export called `place`, over `base`."""
+    named = card["base"]
+    weights = named["source"] + (f" at revision {named['revision']}" if named["revision"] else "")
+    if named.get("unet"):
+        weights += f" with the {base.family.denoiser_folder} of {named['unet']['source']}"
     lineage = " -> ".join(["base", *(f"{each['name']} ({each['sha256'][:12]})" for each in card["lineage"])])
-    loading = _LOADING[card["format"]].format(
-        base=base.get("config") or base["source"],
-        part=part,
-        denoiser=family.parts[part],
-        pipeline=family.pipeline,
-        place=place,
-    )
     sections = [
         "---\nlibrary_name: diffusers\npipeline_tag: text-to-image\ntags: [spin-diffusion]\n---",
         f"# {card['name']}",
         "Fine-tuned with SPIN-Diffusion (self-play, arXiv:2402.10210) by spin-diffusion."
         if card["lineage"]
         else "The base model, exported by spin-diffusion.",
-        f"| | |\n|---|---|\n| base | {weights} ({base['family']}) |\n| lineage | {lineage} |\n"
+        f"| | |\n|---|---|\n| base | {weights} ({named['family']}) |\n| lineage | {lineage} |\n"
         f"| weights | {card['dtype']}{_adapter(card['lora'])} |",
-        f"```python\n{loading}\n```",
+        f"From the folder that `{place}` lies in:\n\n```python\n{loading_code(card['format'], base, place, card['dtype'])}\n```",
     ]
+    elsewhere = for_programs(card["format"], base, place)
+    if elsewhere is not None:
+        sections.append(elsewhere)
     if card["training"] is not None:
         hyperparameters = json.dumps(card["training"], indent=2, sort_keys=True)
         sections.append(f"## Training\n\n```json\n{hyperparameters}\n```")

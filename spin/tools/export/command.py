@@ -15,10 +15,13 @@ def register(commands: "Commands") -> None:
     command.add_argument(
         "--format",
         required=True,
-        choices=("pipeline", "unet", "lora", "single-file"),
-        help="a whole diffusers folder, its denoiser alone, a LoRA file, or one file in the original layout",
+        choices=("pipeline", "unet", "lora", "single-file", "kohya"),
+        help="a whole diffusers folder, its denoiser alone, a LoRA for diffusers, one file in the original layout, or a "
+        "LoRA for ComfyUI and A1111",
     )
-    command.add_argument("--out", type=Path, required=True, help="a folder; for single-file a .safetensors")
+    command.add_argument(
+        "--out", type=Path, required=True, help="a folder; for single-file and kohya a .safetensors"
+    )
     command.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the weights")
     command.add_argument("--force", action="store_true", help="replace an earlier export")
     command.set_defaults(run=export)

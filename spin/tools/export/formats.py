@@ -4,16 +4,18 @@ pipeline      PATH/           everything `DiffusionPipeline.from_pretrained` nee
 unet          PATH/unet/      the denoiser alone, as trained SPIN checkpoints are published (SD3: transformer/)
 lora          PATH/           pytorch_lora_weights.safetensors, for `pipeline.load_lora_weights`
 single-file   PATH            one .safetensors in the original layout, and PATH with .md for the model card
+kohya         PATH            a LoRA as one .safetensors under kohya's names, and PATH with .md for the model card
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spin.errors import ModelError
-from spin.models.bases import find_base
+from spin.models.bases import Base, find_base
 from spin.models.checkpoint import load_denoiser, load_model, read_reference
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import LORA_FILE, read_adapter, write_adapter_file
@@ -21,12 +23,15 @@ from spin.runtime.devices import DTYPES
 from spin.runtime.files import replacing_dir, replacing_file, write_json
 from spin.tools.export.card import describe, model_card
 from spin.tools.export.file_progress import watching
+from spin.tools.export.kohya import check_kohya, write_kohya
 from spin.tools.export.pipeline import make_pipeline
 from spin.tools.export.single_file import check_single_file, is_exported_file, write_single_file
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("pipeline", "unet", "lora", "single-file")
+FORMATS = ("pipeline", "unet", "lora", "single-file", "kohya")
+FILE_FORMATS = ("single-file", "kohya")
+"""Those that are one file."""
 EXPORT_FILE = "export.json"
 """In every exported folder; `--force` replaces no folder without it."""
 
@@ -40,29 +45,35 @@ def export_checkpoint(
     Raises `ModelError` if the format is not for this checkpoint, or if `out` may not be replaced.
     """
     reference = read_reference(checkpoint)
-    family = find_base(reference.get("base", reference)).family
-    if format_name == "lora" and "lora" not in reference:
-        raise ModelError(
-            f"--format lora needs a checkpoint trained with training.lora, but {checkpoint} was not; "
-            "use --format unet, or train with training.lora."
-        )
-    if format_name == "single-file":
-        check_single_file(family)
+    base = find_base(reference.get("base", reference))
+    check_format(format_name, checkpoint, base.family)
     check_place(out, format_name, force)
     card = describe(checkpoint, format_name, dtype, root)
-    readme = model_card(card, family, out.name)
+    readme = model_card(card, base, out.name)
     logger.info("reading %s", checkpoint)
-    if format_name == "single-file":
-        model = load_as(checkpoint, DTYPES[dtype])
-        with replacing_file(out) as temporary, watching(temporary, f"export {out.name}", model.networks()):
-            write_single_file(temporary, model, card)
+    if format_name in FILE_FORMATS:
+        with replacing_file(out) as temporary:
+            _FILE_WRITERS[format_name](temporary, checkpoint, base, DTYPES[dtype], card)
         with replacing_file(out.with_suffix(".md")) as temporary:
             temporary.write_text(readme, encoding="utf-8")
         return
     with replacing_dir(out) as folder:
-        _WRITERS[format_name](folder, checkpoint, family, DTYPES[dtype])
+        _WRITERS[format_name](folder, checkpoint, base.family, DTYPES[dtype])
         (folder / "README.md").write_text(readme, encoding="utf-8")
         write_json(folder / EXPORT_FILE, card)
+
+
+def check_format(format_name: str, checkpoint: Path, family: type[LatentDiffusion]) -> None:
+    """Raise `ModelError` unless the checkpoint, whose base is of `family`, can be written so."""
+    if format_name == "single-file":
+        check_single_file(family)
+    if format_name == "kohya":
+        check_kohya(family)
+    if format_name in ("lora", "kohya") and "lora" not in read_reference(checkpoint):
+        raise ModelError(
+            f"--format {format_name} needs a checkpoint trained with training.lora, but {checkpoint} was not; "
+            "use --format unet, or train with training.lora."
+        )
 
 
 def _write_pipeline(
@@ -88,14 +99,25 @@ def _write_lora(folder: Path, checkpoint: Path, family: type[LatentDiffusion], d
     write_adapter_file(folder / LORA_FILE, cast, record, family.denoiser_folder)
 
 
+def _write_single_file(
+    path: Path, checkpoint: Path, base: Base, dtype: torch.dtype, card: Mapping[str, Any]
+) -> None:
+    model = load_as(checkpoint, dtype)
+    with watching(path, f"export {checkpoint.name}", model.networks()):
+        write_single_file(path, model, card)
+
+
+_FILE_WRITERS = {"single-file": _write_single_file, "kohya": write_kohya}
 _WRITERS = {"pipeline": _write_pipeline, "unet": _write_denoiser, "lora": _write_lora}
 
 
 def check_place(out: Path, format_name: str, force: bool) -> None:
     """Raise `ModelError` unless `out` is free, or `force` is given and it is an earlier export."""
-    single = format_name == "single-file"
+    single = format_name in FILE_FORMATS
     if single and out.suffix != ".safetensors":
-        raise ModelError(f"--out must end in .safetensors for --format single-file, got {out}; name a file.")
+        raise ModelError(
+            f"--out must end in .safetensors for --format {format_name}, got {out}; name a file."
+        )
     if not single and out.suffix == ".safetensors":
         raise ModelError(f"--out must be a folder for --format {format_name}, got {out}; name a folder.")
     card = out.with_suffix(".md")
