@@ -77,7 +77,7 @@ def test_a_large_source_that_can_be_read_in_part_is(monkeypatch: pytest.MonkeyPa
 def test_a_quick_run_goes_through_every_stage(tiny_base: Path) -> None:
     init("sd15-lora", "--base", str(tiny_base), "--resolution", "32", "--quick")
     raw = yaml.safe_load(Path("params.yaml").read_text())
-    raw["scorers"] = dict.fromkeys(raw["scorers"], {"source": "embedded"})
+    raw["scorers"] = {name: {"source": "embedded"} for name in raw["scorers"]}
     raw["training"]["precision"] = raw["opponents"]["precision"] = raw["evaluate"]["precision"] = "fp32"
     params = Params.model_validate(raw)
     preflight.check(params)
