@@ -51,8 +51,8 @@ class Need:
         """Say that it is neither here nor to be had, and what to do."""
         at = "" if self.revision is None else f" at revision {self.revision}"
         return self.error(
-            f"{self.key} must be here or to be had from the hub, but {self.source}{at} is neither ({reason}); check the name, "
-            "the network and HF_TOKEN, run `spin fetch` where there is a network, or name a folder with it."
+            f"{self.key} must be a folder or a repository that the hub has, but {self.source}{at} is neither here nor to be "
+            f"had ({reason}); check the name, the network and HF_TOKEN, or run `spin fetch` where there is a network."
         )
 
 

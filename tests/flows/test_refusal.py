@@ -47,7 +47,7 @@ def test_a_scorer_that_cannot_be_had_is_asked_for_by_stages_that_judge_and_are_o
 ) -> None:
     said = refused(root)
     assert said is not None
-    assert said.startswith("scorers.hps.source must be here or to be had from the hub")
+    assert said.startswith("scorers.hps.source must be a folder or a repository that the hub has")
     assert refused(root, ["data"]) is None
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=root, check=True)
     assert refused(root) is None, "a flow with nothing to do needs no network"
@@ -60,5 +60,5 @@ def test_a_scorer_that_cannot_be_had_is_asked_for_by_stages_that_judge_and_are_o
 def test_a_flow_refuses_it_before_any_stage(root: Path) -> None:
     state = spin_diffusion(root=root, return_state=True)
     assert state.name == "BadInput"
-    assert state.message.startswith("scorers.hps.source must be here or to be had from the hub")
+    assert state.message.startswith("scorers.hps.source must be a folder or a repository that the hub has")
     assert not (root / "tries").exists()

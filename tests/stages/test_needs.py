@@ -92,7 +92,7 @@ def test_what_is_missing_is_told_to_the_stages_that_read_it_and_to_no_other(
     if key is None:
         return
     with pytest.raises(
-        SpinError, match=rf"{key} must be here or to be had from the hub, but {repository} is"
+        SpinError, match=rf"{key} must be a folder or a repository that the hub has, but {repository} is"
     ) as said:
         check_reachable(params, stages)
     assert "\n" not in str(said.value)
@@ -107,9 +107,12 @@ def test_no_image_is_drawn_that_nobody_can_judge(
     (link,) = cache.glob("*/snapshots/*/HPS_v2_compressed.pt")
     link.unlink()
     assert main(["base"]) == 0, "others than the scorers' images may be drawn"
-    assert "warning, for later stages: scorers.hps.source must be here" in caplog.text
+    assert "warning, for later stages: scorers.hps.source must be a folder or a repo" in caplog.text
     assert main(["generate", "--name", "base"]) == 2
-    assert "spin: scorers.hps.source must be here or to be had" in capsys.readouterr().err
+    assert (
+        "spin: scorers.hps.source must be a folder or a repository that the hub has"
+        in capsys.readouterr().err
+    )
     assert not Path("outputs/samples").exists()
 
 
