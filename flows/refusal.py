@@ -1,6 +1,7 @@
 """Bad input is refused before Prefect is imported or a server started, and what cannot be had before a stage runs; light to
 import."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,12 @@ def refused_input(root: Path) -> str | None:
 def unreachable_input(project: "Project", graph: "nx.DiGraph[str]") -> str | None:
     """Return the sentence on what the stages to be run read of the hub and is neither here nor to be had.
 
-    Which stages these are is looked up only if something is not here: a flow with nothing to do needs no network.
+    Which stages these are is looked up only if something is not here: a flow with nothing to do needs no network. The pods
+    of a cluster (SPIN_TRAINJOB) have another cache, and look for themselves.
     """
     import networkx as nx
 
-    if not (project.root / "params.yaml").is_file():
+    if not (project.root / "params.yaml").is_file() or os.environ.get("SPIN_TRAINJOB"):
         return None
     try:
         params = load_params(project.root / "params.yaml")
