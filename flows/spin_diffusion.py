@@ -19,7 +19,7 @@ from flows.forms import Running
 from flows.left_running import under_way
 from flows.links import publish_runs_page
 from flows.order import UnknownStageError, evaluated_up_to, needed_for, submit_in_order
-from flows.refusal import refused_input
+from flows.refusal import refused_input, unreachable_input
 from spin.paths import REGISTRY
 from tasks import (  # noqa: F401  (each enters its tasks in TASKS)
     code,
@@ -78,6 +78,8 @@ def bring_up_to_date(
         return Failed(name=BAD_INPUT_STATE, message=str(error))
     if (how.pull or how.push) and project.remote() is None:
         return Failed(name=BAD_INPUT_STATE, message=NO_REMOTE)
+    if not how.pull and (missing := unreachable_input(project, graph)):
+        return Failed(name=BAD_INPUT_STATE, message=missing)
     without_task = sorted({kind(stage) for stage in graph} - TASKS.keys())
     if without_task:
         return Failed(

@@ -24,7 +24,7 @@ from spin.runtime.launch import (
     lost_another,
     processes_wanted,
 )
-from spin.stages import sync
+from spin.stages import fetch, sync
 from spin.stages.stage import Item, Stage
 from spin.stages.table import STAGES, stage_of
 from spin.tools import promote, prompts, sample, score
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--name", required=True, help=OPTIONS["name"])
         if "prompts" in stage.takes:
             command.add_argument("--prompts", help=OPTIONS["prompts"])
-    for tool in (sample, promote, prompts, arena, export, sync, toy):
+    for tool in (fetch, sample, promote, prompts, arena, export, sync, toy):
         tool.register(commands)
     return parser
 
@@ -125,9 +125,11 @@ def _run_stage(options: argparse.Namespace) -> int:
     from spin.stages import preflight
 
     preflight.check(params)
-    if stage.shared and not is_launched():
-        become_trainjob(options.arguments)
-        if (wanted := processes_wanted()) != (1, 1):
+    if not is_launched():
+        if stage.shared:
+            become_trainjob(options.arguments)
+        preflight.check_hub(params, stage.name)
+        if stage.shared and (wanted := processes_wanted()) != (1, 1):
             return launch(options.arguments, *wanted)
     from spin.tracking.runs import stage_run
 

@@ -30,6 +30,14 @@ COST = OUTPUTS / "cost"
 WORK = Path(".spin")
 """Shards and step checkpoints of unfinished stages; never an output, so that DVC does not delete them."""
 
+FETCHED = WORK / "fetched"
+"""What `spin fetch` brought here for stages that would else ask the hub for it."""
+
+
+def fetched_prompts(named_set: str) -> Path:
+    """Where `spin fetch` keeps the prompts of a published set."""
+    return FETCHED / "prompts" / f"{named_set}.parquet"
+
 
 def prompts_of(prompt_set: str) -> Path:
     """The prompts of a prompt set: columns prompt_id, prompt, category."""

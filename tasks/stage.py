@@ -35,6 +35,9 @@ INTERRUPTED_STATE, FULL_DISK_STATE = "Interrupted", "FullDisk"
 NOT_RETRIED = {BAD_INPUT_STATE, INTERRUPTED_STATE, FULL_DISK_STATE}
 """Names of failed states that a second try cannot mend; Prefect retries a returned state as it does an exception."""
 
+_INTERRUPTED = {130, 143, -2, -15, 252}
+"""Exit codes of what SIGINT or SIGTERM ended, as shells and as Python say it; and DVC's own after Ctrl-C."""
+
 _FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded")
 
 
@@ -51,6 +54,10 @@ class StageError(Exception):
 
 class BadInputError(StageError):
     """The stage says that its input is wrong: running it again cannot help."""
+
+
+class StageInterruptedError(StageError):
+    """Somebody ended the stage: starting it again is theirs to decide."""
 
 
 class FullDiskError(StageError):
@@ -87,6 +94,8 @@ def run_stage(stage: str, root: Path) -> State[Any]:
         work = reproduce(stage, project, tell)
     except BadInputError as error:
         return Failed(name=BAD_INPUT_STATE, message=str(error))
+    except StageInterruptedError as error:
+        return Failed(name=INTERRUPTED_STATE, message=str(error))
     except FullDiskError as error:
         return Failed(name=FULL_DISK_STATE, message=str(error))
     if not work.ran:
@@ -101,7 +110,8 @@ def run_stage(stage: str, root: Path) -> State[Any]:
 def reproduce(stage: str, project: Project, on_line: Callable[[str], None]) -> Work:
     """Run one stage through DVC, unless it finds the result of the same work.
 
-    Raises `BadInputError` when the stage exited with code 2, else `StageError`.
+    Raises `BadInputError` when the stage exited with code 2, `StageInterruptedError` when it was ended from outside, else
+    `StageError`.
     """
     # MLflow links back by it; the same for all of a flow.
     os.environ["SPIN_PREFECT_RUN_ID"] = flow_run.id or ""
@@ -121,16 +131,18 @@ def _error(stage: str, ended: Exit, timeout: float | None) -> StageError:
         return StageError(
             f"{stage} ran longer than {timeout:g} s and was ended; raise the limit or make it smaller."
         )
+    exits = [match.group(1) for line in ended.lines if (match := STAGE_EXIT.search(line))]
+    code = int(exits[-1]) if exits else ended.code
+    if stopping.is_set() or code in _INTERRUPTED:
+        return StageInterruptedError(f"{stage} was interrupted; the same command goes on where it was.")
     said = [line for line in ended.lines if not CHATTER.match(line)]
     of_stage = [line for line in said if not line.startswith("ERROR: failed to reproduce")]
-    exits = [match.group(1) for line in ended.lines if (match := STAGE_EXIT.search(line))]
     last = (of_stage or said or ["nothing was printed"])[-1].strip()
-    if exits and int(exits[-1]) == BAD_INPUT:
+    if exits and code == BAD_INPUT:
         return BadInputError(f"{stage}: {last.removeprefix('spin: ')}")
     full = next((line for line in ended.lines if _FULL.search(line)), None)
     if full:
         return FullDiskError(f"{stage} had no room on the disk ({full.strip()}); free some and run it again.")
-    code = exits[-1] if exits else ended.code
     return StageError(f"{stage} ended with exit code {code}; its last line was: {last}")
 
 

@@ -17,6 +17,8 @@ class DataCard:
     dropped: dict[str, int] = field(default_factory=dict)
     noted: dict[str, int] = field(default_factory=dict)
     """Rows that were kept and deserve a look."""
+    at: str = ""
+    """The row at hand, as its source names it; a file's name below its folder."""
 
     def drop(self, reason: str) -> None:
         """Count one row as dropped for `reason`."""

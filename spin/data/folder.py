@@ -48,6 +48,7 @@ def captioned_files(folder: Path, card: DataCard) -> Iterator[CaptionedImage]:
     with closing(Seen()) as listed:
         for index, (file, text) in enumerate(_listing(folder)(folder)):
             card.rows_read += 1
+            card.at = file if isinstance(file, str) else ""
             path = _inside(folder, file, card)
             if path is None:
                 continue
@@ -63,6 +64,20 @@ def captioned_files(folder: Path, card: DataCard) -> Iterator[CaptionedImage]:
 def metadata_kind(folder: Path) -> str:
     """Which kind of captions the folder has: metadata.csv, metadata.jsonl or `.txt beside each image`."""
     return next((name for name in METADATA if (folder / name).is_file()), ".txt beside each image")
+
+
+def unlisted_images(folder: Path) -> Iterator[str]:
+    """Yield the images below the folder that its metadata does not list; none where captions lie beside the images."""
+    if metadata_kind(folder) not in METADATA:
+        return
+    with closing(Seen()) as listed:
+        for file, _ in _listing(folder)(folder):
+            if isinstance(file, str):
+                listed.add(os.path.normpath(file).encode("utf-8", "surrogatepass"))
+        for path in _image_files(folder):
+            name = str(path.relative_to(folder))
+            if name.encode("utf-8", "surrogatepass") not in listed:
+                yield name
 
 
 def _listing(folder: Path) -> Callable[[Path], Iterator[_Listed]]:
@@ -153,15 +168,20 @@ def _missing_columns(path: Path, found: object) -> DataError:
 def _sidecars(folder: Path) -> Iterator[_Listed]:
     """Every image below the folder, in the order of the names; its caption is read when asked for."""
     captioned = False
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(parent, name)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                captioned = captioned or path.with_suffix(".txt").is_file()
-                yield _Listed(str(path.relative_to(folder)), path.with_suffix(".txt"))
+    for path in _image_files(folder):
+        captioned = captioned or path.with_suffix(".txt").is_file()
+        yield _Listed(str(path.relative_to(folder)), path.with_suffix(".txt"))
     if not captioned:
         raise DataError(
             f"{folder} must hold captions, but it has none of {', '.join(METADATA)} and no image with a .txt file of "
             "the same name beside it; add one of these."
         )
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    """Every file below the folder that is an image by its name, in the order of the names; hidden ones left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield Path(parent, name)

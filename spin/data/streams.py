@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from spin.data.shards import tar_rows
 from spin.errors import DataError
+from spin.runtime.hub import cached
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 ROWS_AT_ONCE = 64
@@ -114,12 +115,18 @@ def image_bytes(value: object) -> bytes | None:
 
 
 def resolve(source: str, revision: str | None) -> str:
-    """The commit of a hub repository, of the newest if `revision` is None; raises `DataError` if it cannot be reached."""
+    """The commit of a hub repository, of the newest if `revision` is None: of the newest that `spin fetch` saw where the hub
+    cannot be reached. Raises `DataError` if neither knows."""
     from huggingface_hub import HfApi
 
+    if revision is not None and re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
     try:
         return str(HfApi().dataset_info(source, revision=revision, timeout=20).sha)
     except Exception as error:  # of the hub's client and of the HTTP library below it
+        seen = cached(source, revision, ["README.md"], kind="dataset")
+        if seen is not None:
+            return seen.name
         raise DataError(
             f"data.source must be a data set on the hub or a path that exists, but {source}"
             f"{f' at revision {revision}' if revision else ''} cannot be reached ({_first_line(error)}); "

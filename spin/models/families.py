@@ -116,7 +116,7 @@ def check_denoiser(
             )
 
 
-_MARKS = {
+MARKS = {
     StableDiffusion3.family: "model.diffusion_model.joint_blocks.",
     StableDiffusionXL.family: "conditioner.embedders.",
     StableDiffusion.family: "cond_stage_model.",
@@ -133,7 +133,7 @@ def check_single_file(
         with safe_open(file, framework="pt") as weights:
             names = list(weights.keys())
             found = next(
-                (name for name, mark in _MARKS.items() if any(n.startswith(mark) for n in names)), None
+                (name for name, mark in MARKS.items() if any(n.startswith(mark) for n in names)), None
             )
             widths = [
                 weights.get_slice(name).get_shape()[1]

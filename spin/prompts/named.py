@@ -142,3 +142,11 @@ NAMED: dict[str, NamedSet] = {
     "spin_figure2": _listed(FIGURE_2),
     "spin_figure11": _listed(FIGURE_11),
 }
+
+REPOSITORIES = {
+    "pickapic_test_unique": "yuvalkirstain/pickapic_v2",
+    "pickapic_validation_unique": "yuvalkirstain/pickapic_v2",
+    "parti_prompts": "nateraw/parti-prompts",
+    "hpsv2": "zhwang/HPDv2",
+}
+"""The hub's data set that a named set is read from, of those that are not written here."""

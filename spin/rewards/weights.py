@@ -15,39 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from spin.errors import ScoreError
-from spin.rewards.names import EMBEDDED
+from spin.rewards.names import EMBEDDED, HUB
 from spin.runtime.files import read_json, sha256_file
 
 CARD = "scorer.json"
 """Optional file of a folder: {"version": words for the tables, and constants that its scorer documents}."""
-
-# File name in the scorer's layout: (hub repository, file there).
-HUB: dict[str, dict[str, tuple[str, str]]] = {
-    "pickscore": {
-        "config.json": ("yuvalkirstain/PickScore_v1", "config.json"),
-        "model.safetensors": ("yuvalkirstain/PickScore_v1", "model.safetensors"),
-        "vocab.json": ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "vocab.json"),
-        "merges.txt": ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "merges.txt"),
-    },
-    "hps": {"HPS_v2_compressed.pt": ("xswu/HPSv2", "HPS_v2_compressed.pt")},
-    "hps_v21": {"HPS_v2.1_compressed.pt": ("xswu/HPSv2", "HPS_v2.1_compressed.pt")},
-    "image_reward": {
-        "ImageReward.pt": ("zai-org/ImageReward", "ImageReward.pt"),
-        "med_config.json": ("zai-org/ImageReward", "med_config.json"),
-        "vocab.txt": ("google-bert/bert-base-uncased", "vocab.txt"),
-    },
-    "aesthetic": {
-        "config.json": ("openai/clip-vit-large-patch14", "config.json"),
-        "model.safetensors": ("openai/clip-vit-large-patch14", "model.safetensors"),
-        "aesthetic-model.pth": ("trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth"),
-    },
-    "clip": {
-        "config.json": ("openai/clip-vit-large-patch14", "config.json"),
-        "model.safetensors": ("openai/clip-vit-large-patch14", "model.safetensors"),
-        "vocab.json": ("openai/clip-vit-large-patch14", "vocab.json"),
-        "merges.txt": ("openai/clip-vit-large-patch14", "merges.txt"),
-    },
-}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from spin.runtime.hub import fetch, is_hub_id
 
 logger = logging.getLogger(__name__)
 
-_HUB_FILES = [
+HUB_FILES = [
     "*.json",
     "*/config.json",
     "*/preprocessor_config.json",
@@ -36,7 +36,7 @@ class SafetyChecker:
         from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
         from transformers import CLIPImageProcessorPil
 
-        folder = _find(source)
+        folder = find_checker(source)
         inside = (folder / "safety_checker").is_dir()
         checker = folder / "safety_checker" if inside else folder
         extractor = folder / "feature_extractor" if inside else folder
@@ -65,7 +65,8 @@ class SafetyChecker:
         return [bool(flag) for flag in flagged]
 
 
-def _find(source: str) -> Path:
+def find_checker(source: str) -> Path:
+    """Return the folder of a safety checker, fetched unless it is here; raises `ModelError` if there is none."""
     if Path(source).is_dir():
         return Path(source)
     if not is_hub_id(source):
@@ -73,7 +74,7 @@ def _find(source: str) -> Path:
             f"opponents.safety_checker must be a folder, a hub id owner/name or null, but there is no folder {source}; "
             "correct the path."
         )
-    return fetch("opponents.safety_checker", source, None, _HUB_FILES)
+    return fetch("opponents.safety_checker", source, None, HUB_FILES)
 
 
 def reasons_to_skip(images: Tensor, latents: Tensor, checker: SafetyChecker | None) -> list[str]:

@@ -1,6 +1,7 @@
 """What is made before the first iteration: the data set, the base's reference, cached latents, prompt sets."""
 
 import shutil
+from pathlib import Path
 
 from spin import paths
 from spin.errors import ParamsError
@@ -75,13 +76,15 @@ def run_cache(params: Params) -> None:
 def run_prompt_set(params: Params, name: str) -> None:
     """Bring a prompt set to a table of prompts."""
     from spin.data.manifest import read_prompts
+    from spin.prompts.named import REPOSITORIES
     from spin.prompts.sets import load_prompt_set
 
     check_name(name, params.prompt_sets)
     chosen = params.prompt_sets[name]
     own = chosen.prompts in ("val", "test")
-    table = (
-        read_prompts(paths.DATA, chosen.prompts) if own else load_prompt_set(chosen.prompts, chosen.source)
-    )
+    copy: str | Path | None = chosen.source
+    if copy is None and chosen.prompts in REPOSITORIES and paths.fetched_prompts(chosen.prompts).is_file():
+        copy = paths.fetched_prompts(chosen.prompts)
+    table = read_prompts(paths.DATA, chosen.prompts) if own else load_prompt_set(chosen.prompts, copy)
     place = paths.prompts_of(name)
     write_parquet(place, table, sealed_for=place)

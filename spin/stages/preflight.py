@@ -1,11 +1,12 @@
 """What can be known to be wrong before any work starts, without loading a model."""
 
+import logging
 from importlib.metadata import entry_points
 from itertools import islice
 from pathlib import Path
 
 from spin import paths
-from spin.errors import DataError, ModelError, ScoreError
+from spin.errors import DataError, ModelError, ScoreError, SpinError
 from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.params.model import EMBEDDED as EMBEDDED_BASES
 from spin.params.model import BaseParams
@@ -13,11 +14,13 @@ from spin.params.schema import Params
 from spin.rewards.names import BUILT_IN, EMBEDDED, ENTRY_POINT_GROUP, ORACLES
 from spin.runtime.hub import is_hub_id
 
+logger = logging.getLogger(__name__)
+
 
 def check(params: Params, root: Path = Path()) -> None:
     """Raise a `SpinError` if the base, a scorer, a filter, a prompt set or the images cannot be what they should be.
 
-    Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by the stage `base`. Once
+    Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by `check_hub`. Once
     the data stage has run, the images it read may be gone or on another machine.
     """
     _check_base(params.base, root)
@@ -26,6 +29,22 @@ def check(params: Params, root: Path = Path()) -> None:
     _check_prompt_sets(params, root)
     _check_oracles(params, root)
     _check_data(params, root)
+
+
+def check_hub(params: Params, stage: str) -> None:
+    """Raise a `SpinError` if what a kind of stage reads of the hub is neither here nor to be had; downloads nothing.
+
+    A stage that draws for the scorers asks for them too: images that nobody can judge are not drawn. The stage `base`, the
+    first that asks the hub, only warns of them.
+    """
+    from spin.stages.needs import JUDGING, check_reachable
+
+    check_reachable(params, {stage, *(JUDGING if stage == "generate" else ())})
+    if stage == "base":
+        try:
+            check_reachable(params, {"generate", "opponents", *JUDGING})
+        except SpinError as error:
+            logger.warning("warning, for later stages: %s", error)
 
 
 def _check_base(base: BaseParams, root: Path) -> None:

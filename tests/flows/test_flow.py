@@ -166,7 +166,7 @@ def test_the_flow_shows_the_tables_and_the_grid(dvc_project: MakeProject) -> Non
 def test_ctrl_c_ends_every_child_and_the_same_command_goes_on(dvc_project: MakeProject) -> None:
     from prefect.settings import PREFECT_API_URL
 
-    wait = "if test -e quick; then touch made; else echo $$ > child; exec sleep 300; fi"
+    wait = "if test -e quick; then touch made; else echo x >> tries; echo $$ > child; exec sleep 300; fi"
     root = dvc_project(f"stages:\n  data: {{cmd: '{wait}', outs: [made]}}\n")
     command = [sys.executable, "-m", "flows", "--root", str(root)]
     environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
@@ -190,6 +190,7 @@ def test_ctrl_c_ends_every_child_and_the_same_command_goes_on(dvc_project: MakeP
     assert "Interrupted; the stages under way were ended" in said
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+    assert (root / "tries").read_text() == "x\n", "what was ended is not started again"
 
     (root / "quick").touch()
     again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
@@ -214,12 +215,15 @@ def test_only_what_another_try_may_mend_is_tried_again(dvc_project: MakeProject)
         "stages:\n"
         "  data: {cmd: 'echo x >> tries_data; exit 2', outs: [data]}\n"
         "  base: {cmd: 'echo x >> tries_base; echo No space left on device; exit 1', outs: [base]}\n"
+        "  cache: {cmd: 'echo x >> tries_cache; exit 130', outs: [cache]}\n"
+        "  tables: {cmd: 'echo x >> tries_tables; kill -TERM $$', outs: [tables]}\n"
         "  report: {cmd: 'echo x >> tries_report; exit 1', outs: [report]}\n"
     )
     state = run(root)
     assert state.is_failed()
-    tries = {name: (root / f"tries_{name}").read_text().count("x") for name in ("data", "base", "report")}
-    assert tries == {"data": 1, "base": 1, "report": 2}
+    tries = {each.name[6:]: each.read_text().count("x") for each in root.glob("tries_*")}
+    assert tries == {"data": 1, "base": 1, "cache": 1, "tables": 1, "report": 2}
+    assert "cache was interrupted" in state.message
     assert "base had no room on the disk" in state.message
 
 

@@ -1,7 +1,7 @@
 """A profile's text with some of its sections written anew; its comments stay."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,18 @@ def with_value(text: str, name: str, value: Any) -> str:
     return _replaced(rf"^{name}:.*\n", f"{name}: {_scalar(value)}\n", text)
 
 
+def with_nested_value(text: str, section: str, name: str, value: Any, remark: str = "") -> str:
+    """Replace a value of a top-level section that stands on a line of its own, with its comment."""
+    line = f"  {name}: {_scalar(value)}{f'  # {remark}' if remark else ''}\n"
+    return _inside(text, section, lambda body: _replaced(rf"^  {name}:.*\n", line, body))
+
+
+def with_number(text: str, section: str, entry: str, name: str, value: int) -> str:
+    """Replace a number of an entry of a top-level section, as of iter1 in iterations; its comment stays."""
+    found = rf"(^  {re.escape(entry)}:.*(?:\n    .*)*?\b{name}: )\d+"
+    return _inside(text, section, lambda body: re.sub(found, rf"\g<1>{value}", body, count=1, flags=re.M))
+
+
 def for_own_images(text: str, pairs: bool) -> str:
     """Take out what only the embedded world can do, and without pairs also the baselines that need them."""
     params = yaml.safe_load(text)
@@ -53,6 +65,12 @@ def for_own_images(text: str, pairs: bool) -> str:
         kept = [name for name in names if name not in gone]
         text = re.sub(rf"^(  {key}:) \[.*?\]", rf"\1 [{', '.join(kept)}]", text, flags=re.M)
     return text
+
+
+def _inside(text: str, section: str, change: Callable[[str], str]) -> str:
+    """Change a top-level section alone."""
+    body = rf"^{section}:.*\n(?:[ ].*\n)*"
+    return re.sub(body, lambda match: change(match.group()), text, count=1, flags=re.M)
 
 
 def _replaced(pattern: str, replacement: str, text: str) -> str:

@@ -1,29 +1,19 @@
 """A look at a data source before a run: what it is, how many images with captions it has, what would be dropped."""
 
-import hashlib
-import itertools
-import os
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spin.data.card import DataCard
 from spin.data.dataset import captioned_rows
-from spin.data.folder import METADATA, captioned_files, metadata_kind
-from spin.data.images import check_image
+from spin.data.folder import METADATA, captioned_files, metadata_kind, unlisted_images
 from spin.data.pickapic import COLUMNS, judged_rows
-from spin.data.seen import Seen
 from spin.data.streams import Stream, image_bytes, local_files, lookup, num_rows, open_stream
-from spin.data.writer import CaptionedImage, RowLines, read_image
 from spin.errors import DataError
 from spin.params.data import DatasetData, FolderData, PickapicData
-from spin.runtime.images import UnusableImageError
-from spin.runtime.threads import map_ordered
+from spin.tools.init import look
+from spin.tools.init.enough import remedy
+from spin.tools.init.look import Look, NamingCard, look_at
 
-IMAGES_DECODED = 1000
-"""Images that are decoded for a look; a look at the hub, which downloads them, decodes a tenth."""
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 TEXT_COLUMNS = ("text", "caption", "prompt", "txt", "json.caption", "json.text", "json.prompt")
 
@@ -34,35 +24,55 @@ class Survey:
 
     data: FolderData | DatasetData | PickapicData
     """The source as a section of params.yaml, with held-out captions in sensible numbers."""
-    card: DataCard
+    card: NamingCard
     kind: str
     """Where the captions are, in words."""
-    captions: int
+    look: Look
+    unlisted: list[str] = field(default_factory=list)
+    """Images of the folder that its metadata does not list."""
+    captions: int = 0
     """Distinct captions, estimated if the source was not read to its end."""
-    complete: bool
+    images: int | None = None
+    """Images that can be used, one a caption of Pick-a-Pic; None if nobody knows how many rows there are."""
+
+    @property
+    def training_images(self) -> int | None:
+        """Images that are left to train on when those of held-out captions are gone."""
+        if self.images is None:
+            return None
+        data, held_out = self.data, self.data.num_val + self.data.num_test
+        if isinstance(data, PickapicData):
+            held_out = sum(
+                number
+                for number, split in ((data.num_val, data.val_split), (data.num_test, data.test_split))
+                if split is None
+            )
+        return max(1, self.images * (self.captions - held_out) // self.captions)
 
 
-def survey_source(source: str, resolution: int, pairs: bool) -> Survey:
+def survey_source(source: str, resolution: int, small_images: str, pairs: bool) -> Survey:
     """Look at a folder of images, parquet files, .tar shards or a hub id.
 
-    `pairs` says whether a Pick-a-Pic source is to keep its pairs. Raises `DataError` if it is none of these or has
-    no captions.
+    `small_images` is what becomes of images below the resolution, as in params.yaml; `pairs` says whether a Pick-a-Pic
+    source is to keep its pairs. Raises `DataError` if the source is none of these or has no captions.
     """
     path = Path(source)
-    shared: dict[str, Any] = {"num_val": 1, "num_test": 1, "small_images": "drop"}
+    shared: dict[str, Any] = {"num_val": 1, "num_test": 1, "small_images": small_images}
 
     # A folder of images with captions beside them.
     bare = path.is_dir() and not any(path.rglob("*.parquet")) and not any(path.rglob("*.tar"))
     if bare or any((path / name).is_file() for name in METADATA):
         folder = FolderData(kind="folder", path=source, **shared)
-        card = DataCard(source=source)
-        looked = _look(captioned_files(path, card), card, resolution, None)
-        return _with_held_out(Survey(folder, card, metadata_kind(path), *looked))
+        card = NamingCard(source=source)
+        looked = look_at(captioned_files(path, card), card, resolution, small_images, None, path)
+        return _with_held_out(
+            Survey(folder, card, metadata_kind(path), looked, [*unlisted_images(path)]), resolution
+        )
 
     # A stream of rows: Pick-a-Pic by its columns, else any image and text column.
     stream = open_stream(source, None, "train")
-    card = DataCard(source=source, revision=stream.revision)
-    limit = IMAGES_DECODED if local_files(source) else IMAGES_DECODED // 10
+    card = NamingCard(source=source, revision=stream.revision)
+    limit = look.IMAGES_DECODED if local_files(source) else look.IMAGES_DECODED // 10
     streamed: dict[str, Any] = {
         **shared,
         "source": source,
@@ -73,65 +83,37 @@ def survey_source(source: str, resolution: int, pairs: bool) -> Survey:
     if set(COLUMNS) <= set(stream.columns):
         splits: dict[str, Any] = {f"{key}_split": _split_of(source, name) for key, name in _PICKAPIC_SPLITS}
         judged = PickapicData(kind="pickapic", pairs=pairs, **splits, **streamed)
-        looked = _look(judged_rows(stream, judged, card, lambda _: False, set()), card, resolution, limit)
-        return _with_held_out(Survey(judged, card, "Pick-a-Pic's columns", *looked))
+        rows = judged_rows(stream, judged, card, lambda _: False, set())
+        looked = look_at(rows, card, resolution, small_images, limit)
+        return _with_held_out(Survey(judged, card, "Pick-a-Pic's columns", looked), resolution)
     image, text = _columns(stream, source)
     dataset = DatasetData(kind="dataset", config=None, image_column=image, text_column=text, **streamed)
-    looked = _look(captioned_rows(stream, dataset, card), card, resolution, limit)
-    return _with_held_out(Survey(dataset, card, f"columns {image} and {text}", *looked))
+    looked = look_at(captioned_rows(stream, dataset, card), card, resolution, small_images, limit)
+    return _with_held_out(Survey(dataset, card, f"columns {image} and {text}", looked), resolution)
 
 
 _PICKAPIC_SPLITS = (("val", "validation_unique"), ("test", "test_unique"))
 
 
-def _look(
-    rows: Iterator[CaptionedImage], card: DataCard, resolution: int, limit: int | None
-) -> tuple[int, bool]:
-    """Decode the first images; return the number of distinct captions and whether every row was read.
-
-    Without a limit all rows are read and counted, though only the first images are decoded.
-    """
-    captions, complete, lines = 0, True, RowLines(card)
-
-    def problem(row: CaptionedImage) -> str | bytes:
-        try:
-            images = [read_image(image) if isinstance(image, Path) else image for image in row.images]
-            for image in images:
-                check_image(image, resolution, "drop")
-        except UnusableImageError as error:
-            return error.reason
-        return hashlib.sha256(images[0]).digest()
-
-    with closing(Seen()) as seen, closing(Seen()) as captioned:
-        # Decode the first ones, and only count the rest.
-        decoded = itertools.islice(rows, IMAGES_DECODED if limit is None else limit)
-        for row, found in map_ordered(problem, decoded, os.cpu_count() or 1):
-            lines.update()
-            if isinstance(found, str):
-                card.drop(found)
-            elif not seen.add(found) and len(row.images) == 1:
-                card.drop("that repeat an earlier image")
-            else:
-                captions += captioned.add(row.caption.encode())
-        for row in rows:
-            if limit is not None:
-                complete = False
-                break
-            captions += captioned.add(row.caption.encode())
-    return captions, complete
-
-
-def _with_held_out(survey: Survey) -> Survey:
+def _with_held_out(survey: Survey, resolution: int) -> Survey:
     """Hold out a tenth of the captions for evaluation and a twentieth for previews, within sensible bounds."""
-    card, data = survey.card, survey.data
-    if not isinstance(data, FolderData) and not survey.complete:
+    card, data, looked = survey.card, survey.data, survey.look
+
+    # How many there are of which: counted, by the rows that the files say they have, or unknown.
+    survey.captions, survey.images = looked.captions, looked.images()
+    if not isinstance(data, FolderData) and not looked.complete:
         share = num_rows(data.source, data.split) / card.rows_read  # 0 where the number of rows is not known
         survey.captions = int(survey.captions * max(1.0, share))
+        survey.images = int(survey.images * share) if share else None
+    if isinstance(data, PickapicData) and survey.images is not None:
+        survey.images = min(survey.images, survey.captions)
     if survey.captions < 3:
         raise DataError(
             f"{card.source} must hold images of at least 3 different captions, one each to train on, to look at and "
-            f"to evaluate, found {survey.captions} ({card.sentence()})."
+            f"to evaluate, found {survey.captions} ({card.sentence()}); {remedy(card, looked, resolution)}."
         )
+
+    # Which are held out.
     held_out = {
         "num_val": max(1, min(50, survey.captions // 20)),
         "num_test": max(1, min(500, survey.captions // 10)),

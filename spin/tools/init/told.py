@@ -1,0 +1,30 @@
+"""What `spin init` says it found."""
+
+from pathlib import Path
+
+from spin.params.schema import Params
+from spin.tools.init.enough import warnings
+from spin.tools.init.survey import Survey
+
+NAMED = 10
+"""Dropped files that are named on the terminal; the file beside the parameters has all."""
+
+
+def told(survey: Survey, params: Params, listed: Path | None) -> list[str]:
+    """Lines on what the source is, what is dropped, what is held out, and what to think of."""
+    data, card = survey.data, survey.card
+    looked = "" if survey.look.complete else " (of its first rows; the others were not read)"
+    lines = [
+        f"{card.source}: a {data.kind} with captions in {survey.kind}",
+        f"{card.sentence()}{looked}",
+    ]
+    if survey.look.undecoded:
+        lines.append(f"{survey.look.undecoded} of the kept ones were not decoded")
+    if survey.unlisted:
+        lines.append(f"{len(survey.unlisted)} images have no caption: {survey.kind} does not list them")
+    if listed is not None:
+        names = [*(f"{name} ({why})" for name, why in card.names), *survey.unlisted]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        lines.append(f"not used: {', '.join(names[:NAMED])}{more}; {listed} has all")
+    own = any(params.prompt_sets[name].prompts == "test" for name in params.evaluate.prompt_sets)
+    return [*lines, *warnings(card, survey.look, params.resolution, data.num_test if own else None)]
