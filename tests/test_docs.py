@@ -76,6 +76,19 @@ def test_stages_of_the_command_line_that_are_named_exist(page: Path) -> None:
         assert re.search(rf"^    {command}\b", known, re.MULTILINE), f"{page.name}: spin {command}"
 
 
+def test_the_help_lists_commands_in_groups() -> None:
+    from spin.cli import _parser
+    from spin.stages.table import STAGES
+
+    groups = {}
+    for block in _parser().format_help().split("\n\n"):
+        heading, *lines = block.strip("\n").split("\n")
+        groups[heading.split(",")[0].rstrip(":")] = [line.split()[0] for line in lines]
+    assert groups["start here"][:2] == ["init", "plan"]
+    assert set(groups["stages"]) == {stage.command for stage in STAGES.values()}
+    assert {"sample", "score", "export"} <= {*groups["tools"], *groups["stages"]}
+
+
 @page_by_page
 def test_targets_of_make_that_are_named_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
