@@ -12,7 +12,7 @@ class GroupedCommands(argparse._SubParsersAction):  # type: ignore[type-arg]
         self.heading = ""
         self._listed: dict[str, list[tuple[str, str]]] = {}
 
-    def add_parser(self, name: str, *, help: str | None = None, **named: Any) -> Any:  # type: ignore[override]
+    def add_parser(self, name: str, *, help: str | None = None, **named: Any) -> Any:
         """As argparse's own, but for the place in the help; says what it does in the command's own help too."""
         self._listed.setdefault(self.heading, []).append((name, help or ""))
         return super().add_parser(name, **{"description": help, **named})
