@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     level = logging.INFO if is_first_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "accelerate", "diffusers", "transformers", "mlflow", "alembic"):
+    for noisy in ("httpx", "httpx2", "accelerate", "diffusers", "transformers", "mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not is_first_process():
         os.environ["SPIN_TRACKING"] = "off"
