@@ -10,7 +10,19 @@ from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TOPS = {"spin", "tasks", "flows", "tests", "benchmarks", "docs", "profiles", "mlflow", ".ci", ".github"}
+TOPS = {
+    "spin",
+    "tasks",
+    "flows",
+    "tests",
+    "benchmarks",
+    "examples",
+    "docs",
+    "profiles",
+    "mlflow",
+    ".ci",
+    ".github",
+}
 """What a project path begins with; what runs make is not looked for."""
 STAMP = "made by `python -m benchmarks.pages`"
 
