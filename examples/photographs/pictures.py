@@ -20,7 +20,7 @@ CUTS: dict[tuple[str, str], list[Cut]] = {
         ((5.6, 3.5, 8.6, 8), "a grey lake in the haze behind green trees"),
         ((6, 6, 8.7, 10), "dense green treetops from above"),
         ((8, 3, 10, 6), "a dark tree beside a lake"),
-        ((5, 0, 8.3, 5), "a pale blue sky above a lake"),
+        ((5, 0, 8.3, 5), "a pale blue sky in the haze"),
     ],
     ("sklearn", "datasets/images/flower.jpg"): [
         (WHOLE, "an orange dahlia before dark green leaves"),
@@ -58,7 +58,7 @@ CUTS: dict[tuple[str, str], list[Cut]] = {
     ],
     ("skimage", "data/rocket.jpg"): [
         (WHOLE, "a rocket on its launch pad at dusk"),
-        ((3.4, 2.5, 6.6, 10), "a white rocket between two masts"),
+        ((3.4, 2.5, 6.6, 10), "a white rocket against the sky at dusk"),
         ((0, 0, 3.3, 6), "a lattice tower before a dark blue sky"),
     ],
     ("skimage", "data/motorcycle_left.png"): [

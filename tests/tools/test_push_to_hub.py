@@ -174,8 +174,10 @@ def test_an_organisation_and_a_token_for_it_alone(
     hub: LocalHub, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_fine")
-    assert export(checkpoints / "iter1", "--push-to-hub", "lab/circles") == 0
+    assert export(checkpoints / "iter1", "--push-to-hub", "lab/circles", out="unet", kind="unet") == 0
     assert hub.repos["lab/circles"]["private"] is True
+    card = hub.repos["lab/circles"]["files"]["README.md"].decode()
+    assert 'from_pretrained("lab/circles", subfolder="unet"' in card
 
 
 def test_public_opens_it_and_a_single_file_is_brought_by_its_card(hub: LocalHub, checkpoints: Path) -> None:

@@ -71,7 +71,9 @@ def _own_text(exported: Path, repo: str) -> str:
         bring = f"`hf download {repo} {exported.name} --local-dir .` brings the file; then"
         text = text.replace("```python", f"{bring}\n\n```python", 1)
     else:
-        text = str(ModelCard.load(exported / "README.md").text).replace(f'"{exported.name}"', f'"{repo}"')
+        text = str(ModelCard.load(exported / "README.md").text)
+        for method in ("from_pretrained", "load_lora_weights"):  # a folder may be called as its subfolder
+            text = text.replace(f'{method}("{exported.name}"', f'{method}("{repo}"')
     return text.strip()
 
 
