@@ -15,6 +15,7 @@ from pathlib import Path
 from spin.errors import SpinError
 from spin.params.experimental import experimental_help
 from spin.params.schema import Params, load_params
+from spin.runtime.commands import GroupedCommands
 from spin.runtime.launch import (
     become_trainjob,
     end_with_launcher,
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     level = logging.INFO if is_first_process() else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "accelerate", "diffusers", "transformers", "mlflow", "alembic"):
+    for noisy in ("httpx", "httpx2", "accelerate", "diffusers", "transformers", "mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not is_first_process():
         os.environ["SPIN_TRACKING"] = "off"
@@ -81,12 +82,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spin", description="SPIN-Diffusion, stage by stage; see dvc.yaml.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for tool in (init, plan):
+    parser = argparse.ArgumentParser(
+        prog="spin",
+        description="SPIN-Diffusion, stage by stage; `spin COMMAND --help` says more of one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", action=GroupedCommands, help="one of those below"
+    )
+    assert isinstance(commands, GroupedCommands)
+    commands.heading = "start here"
+    for tool in (init, plan, fetch):
         tool.register(commands)
 
     # A command for each stage.
+    commands.heading = "stages, in their order; dvc.yaml runs them"
     for stage in STAGES.values():
         if stage.name == "baseline":
             continue  # `spin train` trains both
@@ -105,8 +115,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--name", required=True, help=OPTIONS["name"])
         if "prompts" in stage.takes:
             command.add_argument("--prompts", help=OPTIONS["prompts"])
-    for tool in (fetch, sample, promote, prompts, arena, export, sync, toy):
+    commands.heading = "tools"
+    for tool in (sample, promote, prompts, arena, export, sync, toy):
         tool.register(commands)
+    parser.epilog = commands.listing()
     return parser
 
 

@@ -9,8 +9,25 @@ from spin.params.experimental import EXPERIMENTAL
 from tests.test_layers import FLOORS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TOPS = {"spin", "tasks", "flows", "tests", "benchmarks", "docs", "profiles", "mlflow", ".ci", ".github"}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").rglob("*.md")),
+]
+TOPS = {
+    "spin",
+    "tasks",
+    "flows",
+    "tests",
+    "benchmarks",
+    "examples",
+    "docs",
+    "profiles",
+    "mlflow",
+    ".ci",
+    ".github",
+}
 """What a project path begins with; what runs make is not looked for."""
 STAMP = "made by `python -m benchmarks.pages`"
 
@@ -74,6 +91,19 @@ def test_stages_of_the_command_line_that_are_named_exist(page: Path) -> None:
     known = _parser().format_help()
     for command in re.findall(r"python -m spin ([a-z][a-z-]*)", page.read_text("utf-8")):
         assert re.search(rf"^    {command}\b", known, re.MULTILINE), f"{page.name}: spin {command}"
+
+
+def test_the_help_lists_commands_in_groups() -> None:
+    from spin.cli import _parser
+    from spin.stages.table import STAGES
+
+    groups = {}
+    for block in _parser().format_help().split("\n\n"):
+        heading, *lines = block.strip("\n").split("\n")
+        groups[heading.split(",")[0].rstrip(":")] = [line.split()[0] for line in lines]
+    assert groups["start here"][:2] == ["init", "plan"]
+    assert set(groups["stages"]) == {stage.command for stage in STAGES.values()}
+    assert {"sample", "score", "export"} <= {*groups["tools"], *groups["stages"]}
 
 
 @page_by_page

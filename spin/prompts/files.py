@@ -21,7 +21,7 @@ CLUSTER_NAMES = ("cluster", "user_id")
 def read_rows(path: Path) -> list[Row]:
     """Read a file of prompts, in its order. Raises `DataError` if it is missing, torn, empty or has an empty prompt.
 
-    .txt: one prompt a line. .json: a list of texts or of objects. .csv and .tsv with the usual quoting, .parquet
+    .txt: one prompt a line, blank lines skipped. .json: a list of texts or of objects. .csv and .tsv with the usual quoting, .parquet
     and .jsonl: a column prompt (or caption, or text), and category, cluster (or user_id) and challenge if there are such.
     """
     if not path.is_file():
@@ -60,8 +60,16 @@ def _named(value: Any) -> str:
 
 
 def _read_text(path: Path) -> list[Row]:
-    text = path.read_text(encoding="utf-8-sig").rstrip()  # blank lines at the end are no prompts
-    return [(line.strip(), "") for line in text.split("\n")] if text else []
+    return [(line, "") for line in _lines(path) if line]
+
+
+def blank_lines(path: Path) -> int:
+    """Blank lines of a readable .txt before its last prompt; of other files none."""
+    return _lines(path).count("") if path.suffix.lower() == ".txt" else 0
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
 
 
 def _read_json(path: Path) -> list[Row]:

@@ -1,6 +1,7 @@
 """One way to any prompt set: a published one by its name, or a file."""
 
 import difflib
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pandas as pd
 
 from spin.data.manifest import prompt_frame
 from spin.errors import DataError
-from spin.prompts.files import READERS, Row, read_rows
+from spin.prompts.files import READERS, Row, blank_lines, read_rows
 from spin.prompts.named import NAMED, NamedSet
+
+logger = logging.getLogger(__name__)
 
 
 def load_prompt_set(spec: str, source: str | Path | None = None) -> pd.DataFrame:
@@ -35,7 +38,10 @@ def load_prompt_set(spec: str, source: str | Path | None = None) -> pd.DataFrame
         raise DataError(
             f"a source belongs to a named prompt set, got {source} for the file {spec}; leave it out."
         )
-    return _frame(path.stem, read_rows(path))
+    rows = read_rows(path)
+    if blank := blank_lines(path):
+        logger.info("%s: blank lines skipped: %d", path, blank)
+    return _frame(path.stem, rows)
 
 
 def count_by_category(prompts: pd.DataFrame) -> dict[str, int]:

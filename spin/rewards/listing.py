@@ -19,36 +19,38 @@ FLAT = 2
 """Levels of 255 by which a channel of a single-colour image may vary: JPEG's rounding."""
 
 
-def read_listing(images: Path) -> tuple[Path, pd.DataFrame]:
+def read_listing(images: Path, prompts: bool = True) -> tuple[Path, pd.DataFrame]:
     """Return (folder, listing) of a folder of images or of a manifest; the listing has columns image, prompt and others.
 
     A folder states its prompts in manifest.parquet (image, prompt), in metadata.csv or metadata.jsonl (file_name,
-    text), or in a .txt file beside each image. Raises `ScoreError` if there are no images or an empty prompt.
+    text), or in a .txt file beside each image. Without `prompts`, which not every scorer reads, those that are not stated
+    are empty. Raises `ScoreError` if there are no images or, with `prompts`, if one has none.
     """
     if images.is_dir():
         stated = next((images / name for name in METADATA if (images / name).is_file()), None)
-        folder, frame = images, _read_table(stated) if stated else _read_sidecars(images)
+        folder, frame = images, (_read_table(stated, prompts) if stated else _read_sidecars(images, prompts))
     elif images.is_file():
-        folder, frame = images.parent, _read_table(images)
+        folder, frame = images.parent, _read_table(images, prompts)
     else:
         raise ScoreError(
             f"the images must be a folder or a manifest, got {images}, which is neither; correct the path."
         )
-    check_listing(folder, frame)
+    check_listing(folder, frame, prompts)
     return folder, frame
 
 
-def check_listing(folder: Path, frame: pd.DataFrame) -> None:
-    """Refuse an empty listing, an empty prompt, and images that are listed but not there."""
+def check_listing(folder: Path, frame: pd.DataFrame, prompts: bool = True) -> None:
+    """Refuse an empty listing, unless without `prompts` an empty prompt, and images that are listed but not there."""
     if frame.empty:
-        raise ScoreError(f"{folder} must hold images with prompts, found none; give another folder.")
+        sought = "images with prompts" if prompts else "images"
+        raise ScoreError(f"{folder} must hold {sought}, found none; give another folder.")
     nameless = [image for image in frame["image"] if not isinstance(image, str) or not image]
     if nameless:
         raise ScoreError(
             f"{folder} must list its images by file name, got {nameless[0]!r} ({len(nameless)} such rows); correct the"
             " list."
         )
-    for image, prompt in zip(frame["image"], frame["prompt"], strict=True):
+    for image, prompt in zip(frame["image"], frame["prompt"], strict=True) if prompts else ():
         if not isinstance(prompt, str) or not prompt.strip():
             raise ScoreError(
                 f"{folder / image} must have a prompt, got an empty one; write one or leave the image out."
@@ -83,7 +85,7 @@ def is_single_colour(image: Image.Image) -> bool:
     return all(int(high) - int(low) <= FLAT for low, high in extrema)  # type: ignore[misc]
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _read_table(path: Path, prompts: bool) -> pd.DataFrame:
     checked(path)
     try:
         if path.suffix == ".parquet":
@@ -102,6 +104,9 @@ def _read_table(path: Path) -> pd.DataFrame:
         ) from None
     others = {"file_name": "image", "text": "prompt"}
     frame = frame.rename(columns={old: new for old, new in others.items() if new not in frame})
+    if not prompts:
+        stated = [text if isinstance(text, str) else "" for text in frame.get("prompt", [""] * len(frame))]
+        frame = frame.assign(prompt=stated)
     for name in ("image", "prompt"):
         if name not in frame:
             raise ScoreError(
@@ -115,11 +120,11 @@ def _frame(rows: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
     return pd.DataFrame([dict(row) for row in rows])
 
 
-def _read_sidecars(folder: Path) -> pd.DataFrame:
+def _read_sidecars(folder: Path, prompts: bool) -> pd.DataFrame:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     drawn = {path.with_suffix(".txt") for path in paths}
     alone = sorted(path for path in folder.rglob("*.txt") if path not in drawn)
-    if paths and alone:
+    if paths and alone and prompts:
         raise ScoreError(
             f"{folder} must hold an image for every prompt, but {len(alone)} .txt files have none, first"
             f" {alone[0].relative_to(folder)}; draw it, or take the file away if it is no prompt."
@@ -128,6 +133,9 @@ def _read_sidecars(folder: Path) -> pd.DataFrame:
     for path in paths:
         caption = path.with_suffix(".txt")
         if not caption.is_file():
+            if not prompts:
+                rows.append({"image": path.relative_to(folder).as_posix(), "prompt": ""})
+                continue
             raise ScoreError(
                 f"{path} must have a prompt, found no {caption.name} beside it and none of {', '.join(METADATA)} in"
                 f" {folder}; write one of them."

@@ -55,13 +55,52 @@ def recorded_stages(root: Path) -> dict[str, str]:
     return {path: stage for path, (stage, _) in _recorded(root).items()}
 
 
+def made_from(root: Path, path: str, md5: str) -> dict[tuple[str, str], str]:
+    """Return {(path, md5): stage that made it} of all that dvc.lock says an output came from, as far back as the hashes fit.
+
+    Where a stage ran again since, its inputs' hashes are no longer those that were read, and the way back ends there.
+    Of a folder with several stages' outputs the hash is compared with what lies there now.
+    Raises `FileError` if dvc.lock is torn.
+    """
+    stages = _stages(root)
+    makers = {
+        (str(out["path"]), str(out.get("md5"))): name
+        for name, stage in stages.items()
+        for out in stage.get("outs", [])
+    }
+    found: dict[tuple[str, str], str] = {}
+    waiting = [(path, md5)]
+    while waiting:
+        maker = makers.get(waiting.pop())
+        for dep in stages[maker].get("deps", []) if maker else ():
+            key = (str(dep["path"]), str(dep.get("md5")))
+            inside = [each for each in makers if each[0].startswith(f"{key[0]}/")]
+            if inside and key not in makers and content_md5(root / key[0]) != key[1]:
+                inside = []
+            for each in (key, *inside):
+                if each not in found:
+                    found[each] = makers.get(each, "")
+                    waiting.append(each)
+    return found
+
+
 def _recorded(root: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    return {
+        out["path"]: (name, out) for name, stage in _stages(root).items() for out in stage.get("outs", [])
+    }
+
+
+def _stages(root: Path) -> dict[str, dict[str, Any]]:
     lock = root / "dvc.lock"
     if not lock.is_file():
         return {}
     try:
-        stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-        return {out["path"]: (name, out) for name, stage in stages.items() for out in stage.get("outs", [])}
+        stages: dict[str, dict[str, Any]] = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get(
+            "stages", {}
+        )
+        for stage in stages.values():
+            [entry["path"] for kind in ("deps", "outs") for entry in stage.get(kind, [])]
+        return stages
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(
             f"{lock} must read as DVC wrote it, but does not ({str(error).splitlines()[0]}); `git checkout dvc.lock` "

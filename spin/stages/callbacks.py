@@ -64,6 +64,12 @@ class AfterUpdate:
         if every and step % every == 0:
             self.preview(self.state, self.accelerator)
 
+    def before_first(self) -> None:
+        """Draw what the previews that follow are held against."""
+        first = self.accelerator.is_main_process or is_sharded(self.state.player)
+        if self.params.preview_every and self.state.step == 0 and first:
+            self.preview(self.state, self.accelerator)
+
     def pairs_per_second(self) -> float:
         """Since this process began, over all devices."""
         updates = self.state.step - self._first

@@ -13,16 +13,18 @@ from spin.params.model import BaseParams
 from spin.params.schema import Params
 from spin.rewards.names import BUILT_IN, EMBEDDED, ENTRY_POINT_GROUP, ORACLES
 from spin.runtime.hub import is_hub_id
+from spin.tracking.others import trackers_wanted
 
 logger = logging.getLogger(__name__)
 
 
 def check(params: Params, root: Path = Path()) -> None:
-    """Raise a `SpinError` if the base, a scorer, a filter, a prompt set or the images cannot be what they should be.
+    """Raise a `SpinError` if a tracker, the base, a scorer, a filter, a prompt set or the images cannot be what they should be.
 
     Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by `check_hub`. Once
     the data stage has run, the images it read may be gone or on another machine.
     """
+    trackers_wanted()
     _check_base(params.base, root)
     _check_scorers(params, root)
     _check_safety_checker(params.opponents.safety_checker, root)

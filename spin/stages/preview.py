@@ -16,6 +16,7 @@ from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.schema import Params
 from spin.runtime.files import replacing_file
 from spin.runtime.images import contact_sheet
+from spin.runtime.sheets import labelled_sheet
 from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
 from spin.tracking.notes import current_run
@@ -25,6 +26,8 @@ from spin.training.loop import TrainState
 logger = logging.getLogger(__name__)
 
 PREVIEW_CAPTIONS = 8
+START = "start.png"
+"""What was drawn before the first update, on one strip, for the sheets of a run that goes on after it was killed."""
 
 
 def make_preview(
@@ -32,8 +35,9 @@ def make_preview(
 ) -> Callable[[TrainState, Accelerator], None]:
     """A function that draws `folder`/step-000025.png with the player of `diffusion` as it is, or with its average.
 
-    The first captions of the validation set, each from the same noise every time, by the sampler of `evaluate`. It
-    changes nothing that training reads, and whatever goes wrong in it is a warning.
+    The first captions of the validation set, each from the same noise every time, by the sampler of `evaluate`, beside
+    what was drawn before the first update, if it was. It changes nothing that training reads, and whatever goes wrong
+    in it is a warning.
     """
     prompts = read_prompts(data, "val").head(PREVIEW_CAPTIONS)
 
@@ -45,12 +49,26 @@ def make_preview(
                 return
             picture = folder / f"step-{state.step:06d}.png"
             with replacing_file(picture) as temporary:
-                contact_sheet(images, columns=4).save(temporary)
+                _sheet(images, prompts["prompt"].tolist(), state.step, folder / START).save(temporary)
             current_run().preview(picture)
         except Exception as error:
             logger.warning("no preview at update %d (%s); training goes on.", state.step, error)
 
     return preview
+
+
+def _sheet(images: list[Image.Image], captions: list[str], step: int, start: Path) -> Image.Image:
+    """A caption each: its image before the first update, which the first sheet keeps in `start`, and the one of now."""
+    if step == 0:
+        with replacing_file(start) as temporary:
+            contact_sheet(images, columns=len(images)).save(temporary)
+    rows = [[(f"update {step}", image)] for image in images]
+    if step and start.is_file():
+        with Image.open(start) as strip:
+            side = strip.height
+            before = [strip.crop((left, 0, left + side, side)) for left in range(0, strip.width, side)]
+        rows = [[("update 0", first), *row] for first, row in zip(before, rows, strict=True)]
+    return labelled_sheet(list(zip(captions, rows, strict=True)), columns=4 // len(rows[0]))
 
 
 def _draw(

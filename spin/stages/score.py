@@ -2,6 +2,7 @@
 
 from spin import paths
 from spin.params.schema import Params
+from spin.rewards.strangers import warn_of_embedded
 from spin.runtime.devices import default_device, process_state
 from spin.runtime.files import replacing_dir
 from spin.runtime.shards import wait_for_all
@@ -31,6 +32,8 @@ def run_score(params: Params, prompt_set: str, name: str) -> None:
     from spin.rewards.scoring import score_folder
 
     check_item(params, prompt_set, name, [*params.evaluate.models, *params.evaluate.references])
+    if params.data.kind != "toy":
+        warn_of_embedded({scorer: given.source for scorer, given in params.scorers.items()})
     images, scores = paths.SAMPLES / prompt_set / name, paths.SCORES / prompt_set / name
 
     # What the scores depend on; the images are decoded only if these files are whole.

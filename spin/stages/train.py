@@ -145,6 +145,7 @@ def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Traine
             after.snapshot = partial(
                 save_snapshot, name, networks.player, inputs.prev, inputs.snapshots, inputs.snapshot_every
             )
+        after.before_first()
         train(state, recipe, accelerator, after)
     writes = accelerator.is_main_process or is_sharded(networks.player)
     if writes and state.step % params.training.checkpoint_every:

@@ -8,6 +8,7 @@ from typing import Any
 
 from spin import __version__
 from spin.errors import ScoreError
+from spin.rewards.names import WITHOUT_PROMPTS
 
 DTYPES = ("fp32", "fp64", "bf16", "fp16")
 LIBRARIES = ("torch", "torchvision", "transformers", "open_clip_torch", "pillow")
@@ -29,8 +30,16 @@ def add_options(
         "or a .parquet, .csv or .jsonl with the columns image and prompt",
     )
     alone = command.add_argument_group("with --images")
-    alone.add_argument("--scorers", help="names with commas between, such as pickscore,hps_v21,clip")
-    alone.add_argument("--out", type=Path, help="a .parquet; the summary goes beside it as .json")
+    alone.add_argument(
+        "--scorers",
+        help="names with commas between, such as pickscore,hps_v21,clip; with aesthetic alone no prompts are needed",
+    )
+    alone.add_argument(
+        "--out",
+        type=Path,
+        default=Path("scores.parquet"),
+        help="a .parquet (default: scores.parquet); the summary goes beside it as .json",
+    )
     alone.add_argument(
         "--source",
         action="append",
@@ -49,11 +58,16 @@ def score(options: argparse.Namespace) -> None:
     names, sources, out = _chosen(options)
     import torch  # after the options were found good
 
-    from spin.rewards.listing import read_listing
+    from spin.rewards.listing import open_image, read_listing
     from spin.rewards.loading import load_scorer
     from spin.rewards.scoring import score_images
+    from spin.rewards.strangers import warn_of_embedded
+    from spin.toy.world import RESOLUTION
 
-    folder, listing = read_listing(options.images)  # before gigabytes of weights are read
+    # Before gigabytes of weights are read.
+    folder, listing = read_listing(options.images, prompts=not set(names) <= {*WITHOUT_PROMPTS})
+    if open_image(folder / listing["image"][0]).size != (RESOLUTION, RESOLUTION):
+        warn_of_embedded(sources)
     device = options.device or _default_device()
     _check_device(device)
     dtypes = dict(zip(DTYPES, (torch.float32, torch.float64, torch.bfloat16, torch.float16), strict=True))
@@ -100,7 +114,7 @@ def _chosen(options: argparse.Namespace) -> tuple[list[str], dict[str, str | Non
         raise ScoreError("--images needs --scorers, got none; name them, such as --scorers pickscore,clip.")
     if len(set(names)) < len(names):
         raise ScoreError(f"--scorers must name each scorer once, got {options.scorers}; correct the list.")
-    if options.out is None or options.out.suffix != ".parquet":
+    if options.out.suffix != ".parquet":
         raise ScoreError(f"--out must be a file that ends in .parquet, got {options.out}; name one.")
     if options.batch_size < 1:
         raise ScoreError(f"--batch-size must be at least 1, got {options.batch_size}; correct it.")

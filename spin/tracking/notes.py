@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,8 +53,8 @@ IMAGES = "images"
 class StageRun:
     """Collects what a stage has to tell when it has ended; only `update` and `preview` are heard at once."""
 
-    def __init__(self, live: "Live | None" = None) -> None:
-        self.live = live
+    def __init__(self, live: "Live | None" = None, others: Sequence[Live] = ()) -> None:
+        self.listeners = [*([] if live is None else [live]), *others]
         self.child = Notes()
         self.parent = Notes()
         self.output_paths: list[Path] = []
@@ -63,13 +63,13 @@ class StageRun:
 
     def update(self, report: Mapping[str, float], step: int) -> None:
         """Tell at once, where somebody listens, what an update of a training that is under way reports."""
-        if self.live is not None:
-            self.live.log(report, step)
+        for live in self.listeners:
+            live.log(report, step)
 
     def preview(self, path: Path) -> None:
         """Show a picture at once, where somebody listens."""
-        if self.live is not None:
-            self.live.picture(path, IMAGES)
+        for live in self.listeners:
+            live.picture(path, IMAGES)
 
     def params(self, values: dict[str, Any]) -> None:
         """Note parameters of the stage; the whole configuration stands on the parent anyway."""

@@ -8,7 +8,7 @@ import getpass
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +21,9 @@ from spin.tracking.connection import installed, store, switched_off, tracking_ur
 from spin.tracking.hierarchy import NEWEST, OUT, STAGE
 from spin.tracking.live import LiveRun
 from spin.tracking.machine import MachineSampler
-from spin.tracking.notes import Notes, as_current
+from spin.tracking.notes import Live, Notes, as_current
 from spin.tracking.notes import StageRun as StageRun
+from spin.tracking.others import other_trackers
 from spin.tracking.outbox import Entry
 from spin.tracking.sending import first_line
 
@@ -36,14 +37,26 @@ MAX_TAG = 500
 def stage_run(params: Params, stage: str, root: Path, gpu: bool = False) -> Iterator[StageRun]:
     """Yield the stage's notebook; its run opens now, is heard while it runs, and ends FINISHED, FAILED or KILLED.
 
-    With `gpu` the machine is sampled too: the stage is one that can run long.
+    With `gpu` the machine is sampled too: the stage is one that can run long. Trackers that the environment names hear of
+    its updates too; raises `TrackingError` if one of them is not there.
     """
+    with (
+        other_trackers(params, stage, root) as others,
+        _mlflow_run(params, stage, root, gpu, others) as run,
+    ):
+        yield run
+
+
+@contextmanager
+def _mlflow_run(
+    params: Params, stage: str, root: Path, gpu: bool, others: Sequence[Live]
+) -> Iterator[StageRun]:
     if switched_off() or not installed():
         if not switched_off():
             logger.warning(
                 "MLflow is not installed, so this stage is not remembered; pip install 'spin-diffusion[ops]'."
             )
-        with as_current(StageRun()) as run:
+        with as_current(StageRun(others=others)) as run:
             yield run
         return
     try:
@@ -52,10 +65,10 @@ def stage_run(params: Params, stage: str, root: Path, gpu: bool = False) -> Iter
         Exception
     ) as error:  # a full disk, a folder that may not be written: the stage itself may still work
         _warn(stage, error)
-        with as_current(StageRun()) as run:
+        with as_current(StageRun(others=others)) as run:
             yield run
         return
-    run = StageRun(live)
+    run = StageRun(live, others)
     try:
         with as_current(run):
             yield run

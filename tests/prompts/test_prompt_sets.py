@@ -179,9 +179,8 @@ def test_prompts_come_out_as_they_went_in(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "one\n\ntwo\n", "row 2 is empty; write one or delete the row"),
         ("a.txt", "\n\n", "must hold prompts, got none"),
-        ("a.csv", 'prompt,category\none,a\n"",b\n', "row 2 is empty"),
+        ("a.csv", 'prompt,category\none,a\n"",b\n', "row 2 is empty; write one or delete the row"),
         ("a.csv", "words\none\n", "it needs a column prompt, caption or text, found words"),
         ("a.json", '{"a": 1}', "a list is expected, got dict"),
         ("a.json", "[1, 2", "must be a readable json file"),
@@ -195,6 +194,15 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_reason(
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message.replace(".", r"\.")):
         load_prompt_set(str(tmp_path / name))
+
+
+def test_blank_lines_of_a_text_file_are_skipped_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_text("one\n\n \ntwo\n\n")
+    with caplog.at_level("INFO"):
+        assert load_prompt_set(str(tmp_path / "a.txt"))["prompt"].tolist() == ["one", "two"]
+    assert "a.txt: blank lines skipped: 2" in caplog.text
 
 
 def test_an_empty_prompt_of_a_parquet_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from spin.errors import DataError
 from spin.models.flops import NetworkCost, build_denoiser, measure_networks
 from spin.params.schema import Params, load_params
 from spin.runtime.files import write_json
+from spin.tools.plan.command import duration
 from spin.tools.plan.counts import count_adapters, count_images, count_prompts
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import CONFIGS
@@ -137,6 +138,14 @@ def test_the_command_prints_a_plan_of_every_profile(capsys: pytest.CaptureFixtur
         plan = json.loads(capsys.readouterr().out)
         stages = load_params(profile)
         assert {f"train {name}" for name in stages.iterations} <= plan["hours"].keys()
+
+
+def test_times_are_told_in_a_unit_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    told = [duration(hours) for hours in (0.0008, 0.0977, 12.46, 2944.3)]
+    assert told == ["2.88 s", "5.86 min", "12.5 h", "2,944 h"]
+    assert main(["plan", "--params", str(ROOT / "profiles/toy.yaml")]) == 0
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if each.startswith("train iter1"))
+    assert line.endswith(" s")
 
 
 @pytest.mark.parametrize(

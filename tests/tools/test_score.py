@@ -58,6 +58,35 @@ def test_a_plain_folder_gets_a_table_a_summary_and_means_on_the_terminal(
     assert sorted(path.name for path in Path().iterdir()) == ["pictures", "scores.json", "scores.parquet"]
 
 
+def test_a_scorer_that_reads_no_prompts_needs_none(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score("--scorers", "aesthetic", "--source", "embedded") == 0
+    with_prompts = pd.read_parquet("scores.parquet")
+    for text in pictures.glob("[1-4].txt"):
+        text.unlink()
+    command = ["score", "--images", "pictures", "--source", "embedded", "--device", "cpu", "--scorers"]
+    assert main([*command, "aesthetic"]) == 0
+    without = pd.read_parquet("scores.parquet")  # where it goes by default
+    assert without["aesthetic"].tolist() == with_prompts["aesthetic"].tolist()
+    assert without["prompt"].tolist() == [PROMPTS[0], "", "", "", ""]
+    (pictures / "metadata.csv").write_text("file_name\n0.png\n")
+    assert main([*command, "aesthetic"]) == 0
+    assert main([*command, "aesthetic,clip"]) == 2
+    assert "must have the columns image and prompt" in capsys.readouterr().err
+
+
+def test_embedded_scorers_that_judge_photographs_say_so(
+    pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert score("--scorers", "aesthetic", "--source", "embedded") == 0
+    assert "embedded" not in caplog.text, "images of the embedded world"
+    for path in pictures.glob("*.png"):
+        Image.open(path).resize((64, 48)).save(path)
+    assert score("--scorers", "aesthetic", "--source", "embedded") == 0
+    assert "the embedded aesthetic learned from 32x32 scenes of coloured shapes alone" in caplog.text
+
+
 def test_each_scorer_can_come_from_a_source_of_its_own(pictures: Path) -> None:
     from spin.rewards.weights import EMBEDDED
 

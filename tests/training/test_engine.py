@@ -1,4 +1,4 @@
-"""Properties of the trainer: optimizers, precision, memory, previews, resuming, several processes."""
+"""Properties of the trainer: optimizers, precision, memory, resuming, several processes."""
 
 import copy
 from pathlib import Path
@@ -7,16 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import spin.stages.preview
-import spin.stages.train
-import spin.training.loop
-import spin.training.setup
 from spin.errors import ParamsError
 from spin.params.training import IterationParams
 from spin.training.precision import store_products_in
 from spin.training.setup import reference_of_update
 from tests.stages.projects import parameters
-from tests.training.running import LOG_2, LORA, assert_same, differ, trained
+from tests.training.running import LOG_2, assert_same, differ, trained
 
 PLAIN: list[dict[str, torch.Tensor]] = []
 
@@ -102,30 +98,6 @@ def test_the_average_is_what_is_saved(inside: Path, tiny_base: Path) -> None:
     average, _ = trained(parameters(tiny_base, iterations=one_step, training={"ema_decay": 0.75}))
     for name, tensor in start.items():
         torch.testing.assert_close(average[name], 0.75 * tensor + 0.25 * last[name], rtol=0, atol=1e-6)
-
-
-def test_previews_are_drawn_and_change_no_bit(inside: Path, tiny_base: Path) -> None:
-    changes = {"lora": LORA, "ema_decay": 0.5}
-    without, _ = trained(parameters(tiny_base, training=changes))
-    assert not Path("outputs/previews/iter1").exists()
-    with_previews, _ = trained(parameters(tiny_base, training={**changes, "preview_every": 2}))
-    assert_same(without, with_previews)
-    drawn = sorted(Path("outputs/previews/iter1").iterdir())
-    assert [path.name for path in drawn] == ["step-000002.png", "step-000004.png"]
-    assert drawn[0].read_bytes() != drawn[1].read_bytes(), "the player has moved"
-
-
-def test_a_preview_that_fails_is_a_warning(
-    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def failing(*_: object) -> None:
-        raise RuntimeError("no space left")
-
-    plain, _ = trained(parameters(tiny_base, training={"ema_decay": 0.5}))
-    monkeypatch.setattr(spin.stages.preview, "sample_images", failing)
-    weights, _ = trained(parameters(tiny_base, training={"ema_decay": 0.5, "preview_every": 1}))
-    assert_same(plain, weights)
-    assert "no preview at update 1 (no space left); training goes on." in caplog.text
 
 
 def test_the_random_reference_is_a_function_of_the_update_and_visits_all() -> None:

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from spin.errors import ParamsError
 from spin.params.schema import Params, load_params
+from spin.rewards.strangers import warn_of_embedded
 from spin.tools.plan.published import PEAK_FP32_TFLOPS, PEAK_TFLOPS
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def run_plan(options: argparse.Namespace) -> None:
             raise ParamsError(f"--{name} must be > 0, got {value}; choose a value in that range.")
     _check_measure(options)
     params = load_params(options.params)
+    if params.data.kind != "toy":
+        warn_of_embedded({name: given.source for name, given in params.scorers.items()})
     if options.measure:
         from spin.tools.plan.measured import check_base
 
@@ -101,7 +104,7 @@ def _assumed(options: argparse.Namespace) -> Rates:
     peak, peak_fp32 = _peaks(options)
     share = options.utilisation or ASSUMED_SHARE
     said = [
-        f"Hours: on {options.gpus} x {options.gpu or DEFAULT_GPU} at {share:.0%} of {peak:g} TFLOP/s, and of {peak_fp32:g} "
+        f"Time: on {options.gpus} x {options.gpu or DEFAULT_GPU} at {share:.0%} of {peak:g} TFLOP/s, and of {peak_fp32:g} "
         "for the autoencoder, the scorers and",
         "whatever else is in float32. The share is an assumption, not a measurement: --measure.",
     ]
@@ -134,7 +137,7 @@ def _measured(
     ]
     headers = (f"measured on {machine.device}", "TFLOP/s", "of matrix products")
     said = [tabulate(rows, headers, colalign=("left", "right", "right"), disable_numparse=True), ""]
-    said += [f"Hours: on devices like this one. {machine.missing_line}".rstrip()]
+    said += [f"Time: on devices like this one. {machine.missing_line}".rstrip()]
     return Rates(lambda part: machine.rates[part][0], said, asdict(machine))
 
 
@@ -183,12 +186,12 @@ def _text(plan: "Plan", hours: dict[str, float], rates: Rates, options: argparse
             f"{item.forwards:,}",
             f"{item.reference:,}",
             f"{item.tflop:,.4g}",
-            f"{hours[item.name]:,.3g}",
+            duration(hours[item.name]),
         )
         for item in plan.work
     ]
-    rows.append(("all", "", "", "", f"{plan.tflop:,.4g}", f"{sum(hours.values()):,.3g}"))
-    headers = ("stage", "images or pairs", "denoiser forwards", "of the reference", "TFLOP", "hours")
+    rows.append(("all", "", "", "", f"{plan.tflop:,.4g}", duration(sum(hours.values()))))
+    headers = ("stage", "images or pairs", "denoiser forwards", "of the reference", "TFLOP", "time")
     alone = "A comparison runs on one GPU. " if any(item.one_gpu for item in plan.work) else ""
     unknown = f"the scorers {', '.join(plan.not_counted)}, " if plan.not_counted else ""
     return "\n".join(
@@ -205,6 +208,15 @@ def _text(plan: "Plan", hours: dict[str, float], rates: Rates, options: argparse
             *(["", _amounts("Memory of one GPU in training (estimate)", plan.memory)] if plan.memory else []),
         ]
     )
+
+
+def duration(hours: float) -> str:
+    """Hours to three digits in the unit that a reader has a feeling for: 2.9 s, 5.86 min, 12.5 h, 2,944 h."""
+    for unit, of_an_hour in (("s", 3600), ("min", 60), ("h", 1)):
+        amount = hours * of_an_hour
+        if amount < 60 or unit == "h":
+            break
+    return f"{amount:,.0f} {unit}" if amount >= 100 else f"{amount:.3g} {unit}"
 
 
 def _amounts(title: str, amounts: dict[str, float]) -> str:

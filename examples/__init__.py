@@ -1,0 +1,1 @@
+"""Worked examples, each a package that `python -m` runs."""

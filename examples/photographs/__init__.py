@@ -1,0 +1,1 @@
+"""From photographs that Python packages ship to an exported LoRA, without the hub; read `README.md`, then `__main__.py`."""
