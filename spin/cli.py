@@ -29,6 +29,7 @@ from spin.stages.stage import Item, Stage
 from spin.stages.table import STAGES, stage_of
 from spin.tools import promote, prompts, sample, score
 from spin.tools.arena import command as arena
+from spin.tools.caption import command as caption
 from spin.tools.export import command as export
 from spin.tools.init import command as init
 from spin.tools.plan import command as plan
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spin", description="SPIN-Diffusion, stage by stage; see dvc.yaml.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for tool in (init, plan):
+    for tool in (init, caption, plan):
         tool.register(commands)
 
     # A command for each stage.

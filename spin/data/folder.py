@@ -1,4 +1,4 @@
-"""A folder of captioned images, with metadata.csv, metadata.jsonl or a .txt file beside each image."""
+"""A folder of captioned images, with metadata.csv, metadata.jsonl or a .txt or .caption file beside each image."""
 
 import json
 import os
@@ -16,9 +16,12 @@ from spin.params.data import FolderData
 from spin.runtime.csv_rows import csv_header, csv_rows
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-FILE_COLUMN, TEXT_COLUMN = "file_name", "text"
+FILE_COLUMN = "file_name"
+TEXT_COLUMNS = ("text", "caption")
+"""What the column of captions is called; where a table has both, the first counts."""
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Of a caption's own file; where an image has both, the first counts. kohya's scripts write the second."""
 METADATA = ("metadata.csv", "metadata.jsonl")
-
 
 _TOLD = object()
 """Stands for a caption that cannot be used and has been counted."""
@@ -95,14 +98,14 @@ def _csv_rows(folder: Path) -> Iterator[_Listed]:
     path = folder / "metadata.csv"
     try:
         header = csv_header(path)
-        for name in (FILE_COLUMN, TEXT_COLUMN):
-            if name not in header:
-                raise _missing_columns(path, header)
+        text = next((name for name in TEXT_COLUMNS if name in header), None)
+        if FILE_COLUMN not in header or text is None:
+            raise _missing_columns(path, header)
         for row in csv_rows(path):
-            yield _Listed(row.get(FILE_COLUMN), row.get(TEXT_COLUMN))
+            yield _Listed(row.get(FILE_COLUMN), row.get(text))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} must be a UTF-8 table with the columns {FILE_COLUMN} and {TEXT_COLUMN}, but {error}; save it so."
+            f"{path} must be a UTF-8 table with the columns {FILE_COLUMN} and {TEXT_COLUMNS[0]}, but {error}; save it so."
         ) from None
 
 
@@ -120,8 +123,9 @@ def _jsonl_rows(folder: Path) -> Iterator[_Listed]:
                 if not isinstance(row, dict):
                     raise ValueError(f"it is {type(row).__name__}")
                 found |= row.keys()
-                complete = complete or (FILE_COLUMN in row and TEXT_COLUMN in row)
-                yield _Listed(row.get(FILE_COLUMN), row.get(TEXT_COLUMN))
+                text = next((name for name in TEXT_COLUMNS if name in row), TEXT_COLUMNS[0])
+                complete = complete or (FILE_COLUMN in row and text in row)
+                yield _Listed(row.get(FILE_COLUMN), row.get(text))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} must hold one JSON object a line, but not so line {number} ({error}); correct it."
@@ -146,22 +150,35 @@ def _sidecar_text(folder: Path, path: Path, card: DataCard) -> object:
 def _missing_columns(path: Path, found: object) -> DataError:
     names = ", ".join(map(str, found)) if isinstance(found, list) else ""
     return DataError(
-        f"{path} must have the columns {FILE_COLUMN} and {TEXT_COLUMN}, found {names or 'none'}; rename them."
+        f"{path} must have the columns {FILE_COLUMN} and {' or '.join(TEXT_COLUMNS)}, found {names or 'none'}; rename them."
     )
 
 
-def _sidecars(folder: Path) -> Iterator[_Listed]:
-    """Every image below the folder, in the order of the names; its caption is read when asked for."""
-    captioned = False
+def images_below(folder: Path) -> Iterator[Path]:
+    """Every image file below a folder, relative to it, in the order of the names; what begins with a dot is passed over."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
             if path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                captioned = captioned or path.with_suffix(".txt").is_file()
-                yield _Listed(str(path.relative_to(folder)), path.with_suffix(".txt"))
+                yield path.relative_to(folder)
+
+
+def caption_file(image: Path) -> Path:
+    """The file of an image's own caption, whether it is there or not."""
+    files = [image.with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+def _sidecars(folder: Path) -> Iterator[_Listed]:
+    """Every image below the folder; its caption is read when asked for."""
+    captioned = False
+    for path in images_below(folder):
+        text = caption_file(folder / path)
+        captioned = captioned or text.is_file()
+        yield _Listed(str(path), text)
     if not captioned:
         raise DataError(
             f"{folder} must hold captions, but it has none of {', '.join(METADATA)} and no image with a .txt file of "
-            "the same name beside it; add one of these."
+            f"the same name beside it; add one of these, or let a model: `python -m spin caption --images {folder}`."
         )
