@@ -11,9 +11,9 @@ from PIL import Image
 from spin.models.checkpoint import save_checkpoint
 from spin.runtime.files import replacing_dir, write_json
 from spin.training.networks import load_networks
+from tests.data.images import jpeg
 from tests.models.adapters import CPU, LORA, move
 from tests.models.bases import base_params, record_base
-from tests.data.images import jpeg
 from tests.tools import captioners
 from tests.tools.arena_samples import MODELS, PROMPTS
 
