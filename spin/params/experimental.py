@@ -16,8 +16,9 @@ EXPERIMENTAL: dict[str, tuple[str, ...]] = {
     "training.timestep_sampling": ("logit_normal",),
     "training.optimizer": ("adamw_8bit", "adafactor"),
     "training.ema_decay": ("a number",),
+    "baselines.min_snr_gamma": ("a number",),
 }
-"""Dotted name -> its experimental values; "a number" is any but null."""
+"""Dotted name -> its experimental values; "a number" is any but null. Of a baseline its name is left out."""
 
 
 def experimental_in(params: ParamSections) -> list[str]:
@@ -25,9 +26,11 @@ def experimental_in(params: ParamSections) -> list[str]:
     found = []
     for name, values in EXPERIMENTAL.items():
         section, key = name.split(".")
-        value = getattr(getattr(params, section), key)
-        if value in values or ("a number" in values and value is not None):
-            found.append(f"{name}: {value}")
+        given = getattr(params, section)
+        for one in given.values() if isinstance(given, dict) else [given]:
+            value = getattr(one, key, None)
+            if value in values or ("a number" in values and value is not None):
+                found.append(f"{name}: {value}")
     return found
 
 

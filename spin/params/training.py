@@ -107,6 +107,10 @@ class SftParams(StageParams):
     """Supervised fine-tuning on the real images alone."""
 
     objective: Literal["sft"]
+    min_snr_gamma: PositiveFloat | None
+    """*Experimental*: weight each image's error by min(snr, gamma) / snr, or (snr + 1) under v-prediction, so that early
+    timesteps do not drown the others (Hang et al. 2023, arXiv:2303.09556, who take 5); null weights all alike. Refused
+    for flow matching."""
 
 
 class DpoParams(StageParams):
