@@ -1,6 +1,7 @@
 """Captions: what counts as one, and which are held out."""
 
 import heapq
+import re
 
 from spin.data.card import DataCard
 from spin.seeding import derive_seed
@@ -23,6 +24,13 @@ def clean_caption(value: object, card: DataCard) -> str | None:
         card.drop("without a caption")
         return None
     return caption
+
+
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """`trigger, caption`, unless there is none to teach or the caption has it as words of its own."""
+    if trigger is None or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption):
+        return caption
+    return f"{trigger}, {caption}"
 
 
 def note_length(caption: str, card: DataCard) -> None:

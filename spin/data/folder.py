@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from spin.data.captions import clean_caption
+from spin.data.captions import clean_caption, with_trigger
 from spin.data.card import DataCard
 from spin.data.seen import Seen
 from spin.data.writer import CaptionedImage, DataSetWriter
@@ -22,6 +23,8 @@ TEXT_COLUMNS = ("text", "caption")
 CAPTION_SUFFIXES = (".txt", ".caption")
 """Of a caption's own file; where an image has both, the first counts. kohya's scripts write the second."""
 METADATA = ("metadata.csv", "metadata.jsonl")
+MAX_REPEATS = 999
+"""A larger number before a folder's name is a year, or a mistake."""
 
 _TOLD = object()
 """Stands for a caption that cannot be used and has been counted."""
@@ -39,17 +42,23 @@ def write_folder_data(root: Path, params: FolderData, resolution: int, store: Pa
     """
     card = DataCard(source=params.path)
     writer = DataSetWriter(root, params, resolution, card, store=store)
-    writer.write(captioned_files(Path(params.path), card))
+    writer.write(captioned_files(Path(params.path), card, params.trigger, params.repeats))
 
 
-def captioned_files(folder: Path, card: DataCard) -> Iterator[CaptionedImage]:
-    """Yield the folder's images with usable captions; count in `card` what was read and what cannot be used."""
+def captioned_files(
+    folder: Path, card: DataCard, trigger: str | None = None, repeats: bool = False
+) -> Iterator[CaptionedImage]:
+    """Yield the folder's images with usable captions; count in `card` what was read and what cannot be used.
+
+    `trigger` and `repeats` are those of `FolderData`. Raises `DataError` if there is no folder, no caption, or a folder
+    whose repeats are none.
+    """
     if not folder.is_dir():
         raise DataError(
             f"data.path must be a folder of captioned images, but there is no folder {folder}; correct it."
         )
     with closing(Seen()) as listed:
-        for index, (file, text) in enumerate(_listing(folder)(folder)):
+        for index, (file, text) in enumerate(_listing(folder)(folder, repeats)):
             card.rows_read += 1
             path = _inside(folder, file, card)
             if path is None:
@@ -59,8 +68,12 @@ def captioned_files(folder: Path, card: DataCard) -> Iterator[CaptionedImage]:
                 continue
             if isinstance(text, Path):
                 text = _sidecar_text(folder, text, card)
+            shown = repeats_in(str(file)) if repeats else None
+            if shown and (text is None or (isinstance(text, str) and not text.strip())):
+                text = shown.name
             if text is not _TOLD and (caption := clean_caption(text, card)) is not None:
-                yield CaptionedImage(index, caption, (path,))
+                times = shown.times if shown else 1
+                yield CaptionedImage(index, with_trigger(caption, trigger), (path,), times)
 
 
 def metadata_kind(folder: Path) -> str:
@@ -68,7 +81,40 @@ def metadata_kind(folder: Path) -> str:
     return next((name for name in METADATA if (folder / name).is_file()), ".txt beside each image")
 
 
-def _listing(folder: Path) -> Callable[[Path], Iterator[_Listed]]:
+class Repeats(NamedTuple):
+    """What the folder `10_sks dog` says of its images, as kohya's scripts read it."""
+
+    times: int
+    """How often an epoch shows each."""
+    name: str
+    """The caption of those that have none."""
+
+
+def repeats_in(file: str) -> Repeats | None:
+    """What the nearest numbered folder that a file lies in says, or None; `file` is relative to the folder of images.
+
+    Raises `DataError` for a number that is no sane count, such as the year of `2024_summer`.
+    """
+    for part in reversed(Path(file).parts[:-1]):
+        if named := re.fullmatch(r"(\d+)_(.*\S.*)", part):
+            if not 0 < int(named[1]) <= MAX_REPEATS:
+                raise DataError(
+                    f"a numbered folder must begin with 1 to {MAX_REPEATS}, how often an epoch shows its images, got {part}; "
+                    "rename it or set data.repeats to false."
+                )
+            return Repeats(int(named[1]), named[2])
+    return None
+
+
+def is_numbered(folder: Path) -> bool:
+    """Whether the folder is laid out as kohya's scripts want it: every image in a folder that says its repeats."""
+    try:
+        return all(map(repeats_in, map(str, images_below(folder)))) and any(images_below(folder))
+    except DataError:
+        return False
+
+
+def _listing(folder: Path) -> Callable[[Path, bool], Iterator[_Listed]]:
     return {"metadata.csv": _csv_rows, "metadata.jsonl": _jsonl_rows}.get(metadata_kind(folder), _sidecars)
 
 
@@ -94,7 +140,7 @@ def _inside(folder: Path, file: object, card: DataCard) -> Path | None:
     return None
 
 
-def _csv_rows(folder: Path) -> Iterator[_Listed]:
+def _csv_rows(folder: Path, _: bool) -> Iterator[_Listed]:
     path = folder / "metadata.csv"
     try:
         header = csv_header(path)
@@ -109,7 +155,7 @@ def _csv_rows(folder: Path) -> Iterator[_Listed]:
         ) from None
 
 
-def _jsonl_rows(folder: Path) -> Iterator[_Listed]:
+def _jsonl_rows(folder: Path, _: bool) -> Iterator[_Listed]:
     path = folder / "metadata.jsonl"
     found: set[str] = set()
     number, complete = 0, False
@@ -170,12 +216,12 @@ def caption_file(image: Path) -> Path:
     return next((file for file in files if file.is_file()), files[0])
 
 
-def _sidecars(folder: Path) -> Iterator[_Listed]:
-    """Every image below the folder; its caption is read when asked for."""
+def _sidecars(folder: Path, repeats: bool) -> Iterator[_Listed]:
+    """Every image below the folder; its caption is read when asked for. With `repeats` a folder's name captions too."""
     captioned = False
     for path in images_below(folder):
         text = caption_file(folder / path)
-        captioned = captioned or text.is_file()
+        captioned = captioned or text.is_file() or (repeats and repeats_in(str(path)) is not None)
         yield _Listed(str(path), text)
     if not captioned:
         raise DataError(

@@ -18,6 +18,7 @@ from spin.data.manifest import (
     CROP,
     MANIFEST_SCHEMA,
     PAIR_SCHEMA,
+    REPEATS,
     ROWS_HELD,
     TableWriter,
     pair_row,
@@ -46,6 +47,8 @@ class CaptionedImage(NamedTuple):
     caption: str
     images: tuple[bytes | Path, ...]
     """The image; of a preference pair the winner, then the loser."""
+    repeats: int = 1
+    """How often an epoch shows it."""
 
 
 class _Loaded(NamedTuple):
@@ -75,6 +78,9 @@ class DataSetWriter:
         self.root, self.params, self.resolution, self.card = root, params, resolution, card
         self.given_prompts = given_prompts or {}
         self.one_per_caption = one_per_caption
+        self._schema = (
+            MANIFEST_SCHEMA.append(REPEATS) if getattr(params, "repeats", False) else MANIFEST_SCHEMA
+        )
         self._images, self._captions = Seen(), Seen()
         self._ready = None if store is None else PreparedImages(store)
         self._held_out = HeldOut(
@@ -98,7 +104,7 @@ class DataSetWriter:
             closing(self._captions),
             closing(self._ready) if self._ready else nullcontext(),
             ImageShards(self.root) as self._shards,
-            TableWriter(unsplit[manifest], MANIFEST_SCHEMA) as images_out,
+            TableWriter(unsplit[manifest], self._schema) as images_out,
             TableWriter(unsplit[pairs], PAIR_SCHEMA) as pairs_out,
         ):
             for row, loaded in map_ordered(self._load, rows, os.cpu_count() or 1):
@@ -196,6 +202,7 @@ class DataSetWriter:
             "width": image.resolution,
             "height": image.resolution,
             "split": "",
+            REPEATS.name: row.repeats,
             **{name: getattr(image, name) for name in CROP},
         }
 

@@ -7,6 +7,8 @@ with the result that measures it.
 from spin.params.sections import ParamSections
 
 EXPERIMENTAL: dict[str, tuple[str, ...]] = {
+    "data.trigger": ("a text",),
+    "data.repeats": ("true",),
     "objective.kind": ("exact",),
     "objective.function": ("hinge", "squared", "exponential", "correlation"),
     "objective.timestep_weighting": ("exact",),
@@ -18,7 +20,8 @@ EXPERIMENTAL: dict[str, tuple[str, ...]] = {
     "training.ema_decay": ("a number",),
     "baselines.min_snr_gamma": ("a number",),
 }
-"""Dotted name -> its experimental values; "a number" is any but null. Of a baseline its name is left out."""
+"""Dotted name -> its experimental values; "a number" and "a text" are any but null. Of a baseline its name is left out."""
+_ANY = {"a number", "a text"}
 
 
 def experimental_in(params: ParamSections) -> list[str]:
@@ -29,8 +32,9 @@ def experimental_in(params: ParamSections) -> list[str]:
         given = getattr(params, section)
         for one in given.values() if isinstance(given, dict) else [given]:
             value = getattr(one, key, None)
-            if value in values or ("a number" in values and value is not None):
-                found.append(f"{name}: {value}")
+            shown = "true" if value is True else value
+            if shown in values or (_ANY & set(values) and value is not None):
+                found.append(f"{name}: {shown}")
     return found
 
 

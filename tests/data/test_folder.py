@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,11 +20,18 @@ from tests.data.images import USABLE, picture, write_mixed_folder
 from tests.data.tables import column
 
 
-def bring(folder: Path, out: Path, num_val: int = 1, num_test: int = 1, small: str = "drop") -> pd.DataFrame:
+def bring(
+    folder: Path, out: Path, num_val: int = 1, num_test: int = 1, small: str = "drop", **given: Any
+) -> pd.DataFrame:
     out.mkdir()
-    params = FolderData(
-        kind="folder", path=str(folder), num_val=num_val, num_test=num_test, small_images=small
-    )
+    shared = {
+        "num_val": num_val,
+        "num_test": num_test,
+        "small_images": small,
+        "trigger": None,
+        "repeats": False,
+    }
+    params = FolderData(**{"kind": "folder", "path": str(folder), **shared, **given})
     write_folder_data(out, params, 32)
     return pd.read_parquet(out / "manifest.parquet")
 

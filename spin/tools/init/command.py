@@ -98,5 +98,10 @@ def _told(survey: "Survey", profile: Path, out: Path) -> list[str]:
         f"{survey.card.sentence()}{looked}",
         f"{out}: from profiles/{profile.name}; of {survey.captions} captions {data.num_val} are held out for previews "
         f"and {data.num_test} for evaluation",
+        *(
+            ["folders are numbered as kohya's: 10_NAME is shown ten times an epoch (data.repeats)"]
+            if getattr(data, "repeats", False)
+            else []
+        ),
         "next: `python -m spin data` brings the images in; `dvc repro` runs every stage",
     ]

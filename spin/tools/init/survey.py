@@ -11,7 +11,7 @@ from typing import Any
 
 from spin.data.card import DataCard
 from spin.data.dataset import captioned_rows
-from spin.data.folder import METADATA, captioned_files, metadata_kind
+from spin.data.folder import METADATA, captioned_files, is_numbered, metadata_kind
 from spin.data.images import check_image
 from spin.data.pickapic import COLUMNS, judged_rows
 from spin.data.seen import Seen
@@ -54,9 +54,9 @@ def survey_source(source: str, resolution: int, pairs: bool) -> Survey:
     # A folder of images with captions beside them.
     bare = path.is_dir() and not any(path.rglob("*.parquet")) and not any(path.rglob("*.tar"))
     if bare or any((path / name).is_file() for name in METADATA):
-        folder = FolderData(kind="folder", path=source, **shared)
+        folder = FolderData(kind="folder", path=source, trigger=None, repeats=is_numbered(path), **shared)
         card = DataCard(source=source)
-        looked = _look(captioned_files(path, card), card, resolution, None)
+        looked = _look(captioned_files(path, card, None, folder.repeats), card, resolution, None)
         return _with_held_out(Survey(folder, card, metadata_kind(path), *looked))
 
     # A stream of rows: Pick-a-Pic by its columns, else any image and text column.
