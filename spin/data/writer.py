@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from spin.data.captions import HeldOut, note_length
+from spin.data.captions import HeldOut, InTraining, note_length
 from spin.data.card import DataCard
 from spin.data.images import PreparedImage, prepare_image
 from spin.data.manifest import (
@@ -78,6 +78,7 @@ class DataSetWriter:
         self.root, self.params, self.resolution, self.card = root, params, resolution, card
         self.given_prompts = given_prompts or {}
         self.one_per_caption = one_per_caption
+        self._in_training = InTraining(params.num_val, params.num_test)
         self._schema = (
             MANIFEST_SCHEMA.append(REPEATS) if getattr(params, "repeats", False) else MANIFEST_SCHEMA
         )
@@ -122,7 +123,7 @@ class DataSetWriter:
         prompts = {
             split: [key for key, value in splits.items() if value == split] for split in ("val", "test")
         }
-        prompts |= self.given_prompts
+        prompts |= self._in_training.prompts(splits) | self.given_prompts
         write_prompts(self.root, {split: [(text, "") for text in texts] for split, texts in prompts.items()})
         kept = {"train": counts["train"], "pairs": num_pairs}
         kept |= {split: len(texts) for split, texts in prompts.items()}
@@ -172,6 +173,7 @@ class DataSetWriter:
 
         # Its caption may be held out; an image met before is kept once.
         self._held_out.offer(row.caption)
+        self._in_training.offer(row.caption)
         first = not self.has_image(row.caption) and self._images.add(loaded[0].digest.encode())
         if not first and not is_pair:
             self.card.drop("that repeat an earlier image")

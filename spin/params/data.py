@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from spin.params.section import PositiveInt, Probability, Section, Text
+from spin.params.section import NonNegativeInt, PositiveInt, Probability, Section, Text
 
 
 class ToyData(Section):
@@ -37,6 +37,11 @@ class FolderData(ImageData):
     """A folder of images with metadata.csv or metadata.jsonl (columns file_name and text) or sidecar .txt captions."""
 
     kind: Literal["folder"]
+    num_val: NonNegativeInt
+    """Captions held out for previews. 0, as for many images of one caption, holds out none: the first 50 of the training
+    captions are then drawn, which shows how well they are learned and not how well others go."""
+    num_test: NonNegativeInt
+    """Captions held out for evaluation; with 0 the first 500 training captions."""
     path: Text
     trigger: str | None
     """*Experimental*: a word to teach, put before every caption that has it not, held-out ones too: `sks dog` makes

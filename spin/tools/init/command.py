@@ -99,6 +99,13 @@ def _told(survey: "Survey", profile: Path, out: Path) -> list[str]:
         f"{out}: from profiles/{profile.name}; of {survey.captions} captions {data.num_val} are held out for previews "
         f"and {data.num_test} for evaluation",
         *(
+            [
+                "with so few captions none is held out: evaluation draws what was trained on, and says nothing of other prompts"
+            ]
+            if not data.num_test
+            else []
+        ),
+        *(
             ["folders are numbered as kohya's: 10_NAME is shown ten times an epoch (data.repeats)"]
             if getattr(data, "repeats", False)
             else []

@@ -127,6 +127,9 @@ def _with_held_out(survey: Survey) -> Survey:
     if not isinstance(data, FolderData) and not survey.complete:
         share = num_rows(data.source, data.split) / card.rows_read  # 0 where the number of rows is not known
         survey.captions = int(survey.captions * max(1.0, share))
+    if isinstance(data, FolderData) and 0 < survey.captions < 3 <= card.rows_kept:  # one subject, one caption
+        survey.data = data.model_copy(update={"num_val": 0, "num_test": 0})
+        return survey
     if survey.captions < 3:
         raise DataError(
             f"{card.source} must hold images of at least 3 different captions, one each to train on, to look at and "
