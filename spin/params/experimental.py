@@ -18,10 +18,11 @@ EXPERIMENTAL: dict[str, tuple[str, ...]] = {
     "training.timestep_sampling": ("logit_normal",),
     "training.optimizer": ("adamw_8bit", "adafactor"),
     "training.ema_decay": ("a number",),
+    "training.tags": ("a mapping",),
     "baselines.min_snr_gamma": ("a number",),
 }
-"""Dotted name -> its experimental values; "a number" and "a text" are any but null. Of a baseline its name is left out."""
-_ANY = {"a number", "a text"}
+"""Dotted name -> its experimental values; "a number", "a text" and "a mapping" are any but null. Of a baseline its name is left out."""
+_ANY = {"a number", "a text", "a mapping"}
 
 
 def experimental_in(params: ParamSections) -> list[str]:

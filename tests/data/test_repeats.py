@@ -1,4 +1,4 @@
-"""Folders named as kohya's scripts have them, and a word to teach: from the names of folders to the rows of updates."""
+"""Folders named as kohya's scripts have them, a word to teach, and tags: from names of folders to the rows of updates."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,36 +12,24 @@ from spin.cli import main
 from spin.data.cache import Cache
 from spin.data.captions import with_trigger
 from spin.data.manifest import MANIFEST_SCHEMA, read_manifest, read_prompts
+from spin.data.tags import arrangements
 from spin.errors import DataError, ParamsError
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.data import FolderData
 from spin.params.schema import Params, load_params
+from spin.params.training import TagParams
 from spin.stages.data import run_base, run_cache, run_data
 from spin.stages.sample import run_opponents
-from spin.training.batches import BatchSource
+from spin.training.batches import BatchSource, draw_batch
 from spin.training.examples import TrainingSet, sft_training_set, spin_training_set
-from tests.data.images import jpeg
+from tests.data.images import jpeg, write_numbered
 from tests.data.tables import column
 from tests.data.test_folder import bring
 from tests.models.tiny import miniature_params, write_params
 from tests.training.games import schedule, tiny_diffusion, training_params
 
 DATA, CACHE, OPPONENTS = (Path("outputs") / name for name in ("data", "cache", "opponents/iter1"))
-FOLDERS = {"3_sks dog": 4, "1_a hill": 6, "2_both/below": 3}
-"""Folder -> images in it; the first has no captions."""
-
-
-def write_numbered(folder: Path) -> Path:
-    """13 images in three numbered folders."""
-    index = 0
-    for name, count in FOLDERS.items():
-        (folder / name).mkdir(parents=True)
-        for _ in range(count):
-            (folder / name / f"{index:02d}.jpg").write_bytes(jpeg(index))
-            if name != "3_sks dog":
-                (folder / name / f"{index:02d}.caption").write_text(f"tag {index}, on a hill")
-            index += 1
-    return folder
+TAGS = TagParams(variants=3, keep=0, dropout=0.2)
 
 
 def test_a_numbered_folder_says_how_often_and_what_where_there_is_no_caption(tmp_path: Path) -> None:
@@ -109,12 +97,14 @@ def project(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_numbered(folder / "images")
     raw = miniature_params(tiny_base)
     raw["data"] = folder_data()
+    raw["training"]["tags"] = TAGS.model_dump()
     raw["evaluate"]["references"] = []
     raw["baselines"].pop("dpo")
     raw["evaluate"]["models"].remove("dpo")
     raw["tables"]["over"] = ["base"]
     raw["scorers"] = {name: each for name, each in raw["scorers"].items() if not name.startswith("oracle")}
     params = Params.model_validate(raw)
+    write_params(folder, raw)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_data(params)
@@ -162,39 +152,37 @@ def test_an_epoch_shows_each_row_as_often_as_its_folder_says(
     assert len(drawn) == len(manifest), "one opponent an image, however often it is shown"
 
 
-def test_many_images_of_one_caption_are_trained_on_and_evaluated_on_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_cache_holds_every_arrangement_of_tags_and_both_members_of_a_pair_are_told_one(
+    project: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "profiles").symlink_to(Path(__file__).resolve().parents[2] / "profiles")
-    (tmp_path / "photos" / "10_sks dog").mkdir(parents=True)
-    for index in range(20):
-        (tmp_path / "photos" / "10_sks dog" / f"{index}.jpg").write_bytes(jpeg(index))
-    assert main(["init", "--images", "photos", "--profile", "toy"]) == 0
-    assert "evaluation draws what was trained on" in capsys.readouterr().out
-    params = load_params()
-    assert (params.data.kind, params.data.num_val, params.data.num_test) == ("folder", 0, 0)
-    run_data(params)
-    assert len(read_manifest(DATA)) == 20
-    for split in ("val", "test"):
-        assert list(read_prompts(DATA, split)["prompt"]) == ["sks dog"]
+    diffusion = tiny_diffusion(tiny_base, tmp_path)
+    monkeypatch.chdir(project)
+    cache, captions = Cache(CACHE), set(column(read_manifest(DATA), "caption"))
+    known = {text for caption in captions for text in arrangements(caption, TAGS)}
+    assert known - captions, "some have another order"
+    cache.text(known)
+    plain = load_params().model_copy(
+        update={"training": load_params().training.model_copy(update={"tags": None})}
+    )
+    listed = set(pd.read_parquet(CACHE / "captions.parquet")["caption"])
+    held_out = {*read_prompts(DATA, "val")["prompt"], *read_prompts(DATA, "test")["prompt"]}
+    assert listed == known | captions | held_out | {""}
 
-
-def test_without_held_out_captions_the_first_training_captions_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("spin.data.captions.MOST_IN_TRAINING", {"val": 2, "test": 3})
-    folder = write_numbered(tmp_path / "images")
-    held, trained = {}, {}
-    for num_val, num_test in ((0, 0), (2, 0), (0, 2)):
-        out = tmp_path / f"out-{num_val}-{num_test}"
-        bring(folder, out, num_val, num_test)
-        trained = set(column(read_manifest(out), "caption"))
-        held = {split: list(read_prompts(out, split)["prompt"]) for split in ("val", "test")}
-        assert len(trained) == 9 - num_val - num_test
-        for split, number, most in (("val", num_val, 2), ("test", num_test, 3)):
-            assert len(held[split]) == (number or most)
-            assert set(held[split]) <= trained if not number else not set(held[split]) & trained
+    params = load_params().training.model_copy(
+        update={"batch_size": 8, "micro_batch_size": 8, "caption_dropout": 0.0}
+    )
+    source = BatchSource(
+        spin_training_set(DATA, cache, OPPONENTS), diffusion, schedule(), params, True, 0, "iter1", range(8)
+    )
+    told = source.examples(0).captions
+    assert set(told) <= known
+    batch = draw_batch(source, 0)
+    for name, tensor in cache.text(told).items():
+        assert torch.equal(batch.conditioning[name], tensor)
+    run_cache(plain)
+    assert set(pd.read_parquet(CACHE / "captions.parquet")["caption"]) == captions | held_out | {""}
+    with pytest.raises(DataError, match="run `spin cache`"):
+        Cache(CACHE).text(known)
 
 
 def test_init_knows_numbered_folders_and_says_so(
