@@ -54,6 +54,8 @@ def changed_profile(
     raw["data"] = {
         "kind": "folder",
         "path": str(images),
+        "trigger": None,
+        "repeats": False,
         "num_val": 1,
         "num_test": 2,
         "small_images": small_images,

@@ -30,6 +30,7 @@ from spin.stages.stage import Item, Stage
 from spin.stages.table import STAGES, stage_of
 from spin.tools import promote, prompts, sample, score
 from spin.tools.arena import command as arena
+from spin.tools.caption import command as caption
 from spin.tools.export import command as export
 from spin.tools.init import command as init
 from spin.tools.plan import command as plan
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     assert isinstance(commands, GroupedCommands)
     commands.heading = "start here"
-    for tool in (init, plan, fetch):
+    for tool in (init, caption, plan, fetch):
         tool.register(commands)
 
     # A command for each stage.

@@ -1,7 +1,7 @@
 """VAE posteriors and text embeddings of a data set, computed once and read by row.
 
 images.parquet        key, row, image, sha256    every training image of the manifest and the pairs, by key
-captions.parquet      key, row, caption          every training and held-out caption, and the empty one, by key
+captions.parquet      key, row, caption          every training and held-out caption, the empty one and arrangements, by key
 latents/shard-*/      posteriors.safetensors: mean and logvar, (n, C, h, w) fp32, before scaling; with flips also
                       mean_flipped and logvar_flipped, of the mirrored images
 captions/shard-*/     text.safetensors: what the text says to the denoiser, such as encoder_hidden_states (n, L, D)
@@ -28,6 +28,7 @@ from spin.data.stored import open_stored
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
 from spin.models.latent_diffusion import LatentDiffusion
+from spin.params.training import TagParams
 from spin.runtime.code import code_digest
 from spin.runtime.devices import process_state
 from spin.runtime.files import read_json, replacing_dir, write_json
@@ -61,15 +62,17 @@ def write_cache(
     reference: Mapping[str, Any],
     batch_size: int,
     flips: bool = False,
+    tags: TagParams | None = None,
 ) -> None:
     """Encode every training image and caption of the data set in `data` and make the folder `out` of them.
 
     `store` keeps the shards by digest from run to run; those of the last data set that this one does not share are
-    removed. `reference` is the model.json of the base that `diffusion` is; with `flips` every image is encoded mirrored too. Processes share the work; the first one
+    removed. `reference` is the model.json of the base that `diffusion` is; with `flips` every image is encoded mirrored too, with
+    `tags` arrangements of every training caption too. Processes share the work; the first one
     writes `out`, all or nothing.
     """
     # What there is to encode, and that it is what the manifest lists.
-    images, captions = names_in(data)
+    images, captions = names_in(data, tags)
     encoders = encoder_weights(reference)
     contents = image_digests(data, images)
 

@@ -1,12 +1,16 @@
 """Captions: what counts as one, and which are held out."""
 
 import heapq
+import re
+from collections.abc import Mapping
 
 from spin.data.card import DataCard
 from spin.seeding import derive_seed
 
 LONG_CAPTION_WORDS = 75
 """CLIP's tokenizer keeps 75 tokens; a caption of more words is surely cut by it."""
+MOST_IN_TRAINING = {"val": 50, "test": 500}
+"""Training captions that are prompts where none is held out."""
 
 
 def clean_caption(value: object, card: DataCard) -> str | None:
@@ -23,6 +27,13 @@ def clean_caption(value: object, card: DataCard) -> str | None:
         card.drop("without a caption")
         return None
     return caption
+
+
+def with_trigger(caption: str, trigger: str | None) -> str:
+    """`trigger, caption`, unless there is none to teach or the caption has it as words of its own."""
+    if trigger is None or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", caption):
+        return caption
+    return f"{trigger}, {caption}"
 
 
 def note_length(caption: str, card: DataCard) -> None:
@@ -65,3 +76,24 @@ class HeldOut:
         """Return caption -> "val" or "test", in the order of the hash."""
         captions = [caption for _, caption in sorted(self._largest_first, reverse=True)]
         return {caption: "val" if index < self.num_val else "test" for index, caption in enumerate(captions)}
+
+
+class InTraining:
+    """The first training captions by the hash: the prompts of a split for which none is held out."""
+
+    def __init__(self, num_val: int, num_test: int) -> None:
+        self._most = {
+            split: most
+            for (split, most), number in zip(MOST_IN_TRAINING.items(), (num_val, num_test), strict=True)
+            if not number
+        }
+        self._first = HeldOut(0, num_val + num_test + max(self._most.values()) if self._most else 0)
+
+    def offer(self, caption: str) -> None:
+        """Consider one caption."""
+        self._first.offer(caption)
+
+    def prompts(self, held_out: Mapping[str, str]) -> dict[str, list[str]]:
+        """Split -> its prompts, of the captions that are not held out for the other one."""
+        captions = [caption for caption in self._first.splits() if caption not in held_out]
+        return {split: captions[:most] for split, most in self._most.items()}

@@ -1,7 +1,8 @@
 """The manifest every data source is brought to.
 
 manifest.parquet      id, caption, image, sha256, width, height, split,          one row per image; read_manifest
-                      original_width, original_height, crop_top, crop_left       gives those of one split
+                      original_width, original_height, crop_top, crop_left,      gives those of one split
+                      with data.repeats also repeats
 pairs.parquet         id, caption, image_w, image_l, width, height, split,       preference pairs; absent where
                       the winner's original_width, ..., crop_left and the        there are none
                       loser's original_width_l, ..., crop_left_l
@@ -23,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +35,7 @@ from torch import Tensor
 
 from spin.errors import DataError
 from spin.runtime.files import read_parquet
-from spin.runtime.tables import Table
+from spin.runtime.tables import Table, mapped_array
 
 ROWS_HELD = 1024
 """Rows a table writer holds before it writes them out."""
@@ -43,6 +46,8 @@ MANIFEST_SCHEMA = pa.schema(
     + [("width", pa.int64()), ("height", pa.int64()), ("split", pa.string())]
     + [(name, pa.int64()) for name in CROP]
 )
+REPEATS = pa.field("repeats", pa.int64())
+"""A further column of the manifest: how often an epoch shows the row."""
 PAIR_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "caption", "image_w", "image_l")]
     + [("width", pa.int64()), ("height", pa.int64()), ("split", pa.string())]
@@ -140,6 +145,15 @@ def read_prompt_table(path: Path) -> pd.DataFrame:
 def read_manifest(root: Path, split: str = "train") -> Table:
     """Open the rows of a split; raises `DataError` if the data stage has not run."""
     return _read_split(root / "manifest.parquet", split)
+
+
+def repeats_of(manifest: Table) -> npt.NDArray[np.int32] | None:
+    """How often an epoch shows each row of the manifest, or None where that is once for all."""
+    if REPEATS.name not in manifest.columns:
+        return None
+    return mapped_array(
+        (frame[REPEATS.name].to_numpy() for frame in manifest.batches(REPEATS.name)), np.int32
+    )
 
 
 def read_pairs(root: Path, split: str = "train") -> Table:

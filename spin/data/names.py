@@ -13,7 +13,9 @@ from pandas.util import hash_array
 from spin.data.index import key_of
 from spin.data.manifest import ROWS_HELD, read_manifest, read_pairs, read_prompts
 from spin.data.stored import stored_bytes
+from spin.data.tags import arrangements
 from spin.errors import DataError
+from spin.params.training import TagParams
 from spin.runtime.tables import MappedRows, Table, mapped_array
 
 
@@ -60,8 +62,8 @@ def _chosen(parts: Iterable[Sequence[str]], chosen: npt.NDArray[np.bool_]) -> It
         start += len(part)
 
 
-def names_in(data: Path) -> tuple[Names, Names]:
-    """Every image to encode and every caption, the empty one first."""
+def names_in(data: Path, tags: TagParams | None = None) -> tuple[Names, Names]:
+    """Every image to encode and every caption, the empty one first, arrangements of tags last."""
     manifest = read_manifest(data)
     pairs = read_pairs(data) if (data / "pairs.parquet").is_file() else None
 
@@ -76,6 +78,9 @@ def names_in(data: Path) -> tuple[Names, Names]:
         yield from _column(pairs, "caption")
         for split in ("val", "test"):
             yield list(read_prompts(data, split)["prompt"])
+        for table in (manifest, pairs) if tags else ():
+            for part in _column(table, "caption"):
+                yield [text for caption in part for text in arrangements(caption, tags)]
 
     return Names(images), Names(captions)
 

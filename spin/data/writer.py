@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from spin.data.captions import HeldOut, note_length
+from spin.data.captions import HeldOut, InTraining, note_length
 from spin.data.card import DataCard
 from spin.data.images import PreparedImage, prepare_image
 from spin.data.manifest import (
     CROP,
     MANIFEST_SCHEMA,
     PAIR_SCHEMA,
+    REPEATS,
     ROWS_HELD,
     TableWriter,
     pair_row,
@@ -46,6 +47,8 @@ class CaptionedImage(NamedTuple):
     caption: str
     images: tuple[bytes | Path, ...]
     """The image; of a preference pair the winner, then the loser."""
+    repeats: int = 1
+    """How often an epoch shows it."""
 
 
 class _Loaded(NamedTuple):
@@ -75,6 +78,10 @@ class DataSetWriter:
         self.root, self.params, self.resolution, self.card = root, params, resolution, card
         self.given_prompts = given_prompts or {}
         self.one_per_caption = one_per_caption
+        self._in_training = InTraining(params.num_val, params.num_test)
+        self._schema = (
+            MANIFEST_SCHEMA.append(REPEATS) if getattr(params, "repeats", False) else MANIFEST_SCHEMA
+        )
         self._images, self._captions = Seen(), Seen()
         self._ready = None if store is None else PreparedImages(store)
         self._held_out = HeldOut(
@@ -98,7 +105,7 @@ class DataSetWriter:
             closing(self._captions),
             closing(self._ready) if self._ready else nullcontext(),
             ImageShards(self.root) as self._shards,
-            TableWriter(unsplit[manifest], MANIFEST_SCHEMA) as images_out,
+            TableWriter(unsplit[manifest], self._schema) as images_out,
             TableWriter(unsplit[pairs], PAIR_SCHEMA) as pairs_out,
         ):
             for row, loaded in map_ordered(self._load, rows, os.cpu_count() or 1):
@@ -116,7 +123,7 @@ class DataSetWriter:
         prompts = {
             split: [key for key, value in splits.items() if value == split] for split in ("val", "test")
         }
-        prompts |= self.given_prompts
+        prompts |= self._in_training.prompts(splits) | self.given_prompts
         write_prompts(self.root, {split: [(text, "") for text in texts] for split, texts in prompts.items()})
         kept = {"train": counts["train"], "pairs": num_pairs}
         kept |= {split: len(texts) for split, texts in prompts.items()}
@@ -166,6 +173,7 @@ class DataSetWriter:
 
         # Its caption may be held out; an image met before is kept once.
         self._held_out.offer(row.caption)
+        self._in_training.offer(row.caption)
         first = not self.has_image(row.caption) and self._images.add(loaded[0].digest.encode())
         if not first and not is_pair:
             self.card.drop("that repeat an earlier image")
@@ -196,6 +204,7 @@ class DataSetWriter:
             "width": image.resolution,
             "height": image.resolution,
             "split": "",
+            REPEATS.name: row.repeats,
             **{name: getattr(image, name) for name in CROP},
         }
 

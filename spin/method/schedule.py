@@ -151,6 +151,22 @@ class NoiseSchedule:
             )
         return torch.cat([weights.new_zeros(1), weights / weights.sum() * self.num_train_timesteps])
 
+    def min_snr_weights(self, prediction_type: str, gamma: float) -> Tensor:
+        """Weights of a denoising error at each timestep, (T,) float64 (Hang et al. 2023, arXiv:2303.09556, section 3.4).
+
+        min(snr, gamma) on the error in x_0, which is the error in eps divided by snr and that in v divided by snr + 1.
+        A last timestep without signal has weight 1 under epsilon and 0 under v. Raises `ParamsError` for flow matching.
+        """
+        if prediction_type not in ("epsilon", "v_prediction"):
+            raise ParamsError(
+                f"min_snr_gamma must be null for a base that predicts {prediction_type}, got {gamma}; its weights are "
+                "those of epsilon and v."
+            )
+        snr = self.snr(torch.arange(self.num_train_timesteps))
+        if prediction_type == "epsilon":
+            return torch.where(snr > gamma, gamma / snr, torch.ones_like(snr))
+        return snr.clamp(max=gamma) / (snr + 1.0)
+
     def _scales(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise at timesteps (B,), each (B, 1, 1, 1) in the wider of fp32 and `like`'s dtype."""
         dtype, shape = torch.promote_types(like.dtype, torch.float32), (-1, *[1] * (like.ndim - 1))

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from spin.params.section import PositiveInt, Probability, Section, Text
+from spin.params.section import NonNegativeInt, PositiveInt, Probability, Section, Text
 
 
 class ToyData(Section):
@@ -37,7 +37,28 @@ class FolderData(ImageData):
     """A folder of images with metadata.csv or metadata.jsonl (columns file_name and text) or sidecar .txt captions."""
 
     kind: Literal["folder"]
+    num_val: NonNegativeInt
+    """Captions held out for previews. 0, as for many images of one caption, holds out none: the first 50 of the training
+    captions are then drawn, which shows how well they are learned and not how well others go."""
+    num_test: NonNegativeInt
+    """Captions held out for evaluation; with 0 the first 500 training captions."""
     path: Text
+    trigger: str | None
+    """*Experimental*: a word to teach, put before every caption that has it not, held-out ones too: `sks dog` makes
+    `sks dog, on a hill` of `on a hill`. Null leaves captions alone."""
+    repeats: bool
+    """*Experimental*: read folders named as kohya's scripts have them: an epoch shows each image of `10_sks dog` ten times,
+    and one that has no caption is captioned `sks dog`."""
+
+    @field_validator("trigger")
+    @classmethod
+    def _trigger_is_words(cls, trigger: str | None) -> str | None:
+        if trigger is not None and (trigger != " ".join(trigger.split()).strip(" ,") or not trigger):
+            raise ValueError(
+                f"data.trigger must be null or words on one line with single blanks and no comma at an end, got {trigger!r}; "
+                "correct it"
+            )
+        return trigger
 
 
 class StreamedData(ImageData):

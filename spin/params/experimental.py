@@ -7,6 +7,8 @@ with the result that measures it.
 from spin.params.sections import ParamSections
 
 EXPERIMENTAL: dict[str, tuple[str, ...]] = {
+    "data.trigger": ("a text",),
+    "data.repeats": ("true",),
     "objective.kind": ("exact",),
     "objective.function": ("hinge", "squared", "exponential", "correlation"),
     "objective.timestep_weighting": ("exact",),
@@ -16,8 +18,11 @@ EXPERIMENTAL: dict[str, tuple[str, ...]] = {
     "training.timestep_sampling": ("logit_normal",),
     "training.optimizer": ("adamw_8bit", "adafactor"),
     "training.ema_decay": ("a number",),
+    "training.tags": ("a mapping",),
+    "baselines.min_snr_gamma": ("a number",),
 }
-"""Dotted name -> its experimental values; "a number" is any but null."""
+"""Dotted name -> its experimental values; "a number", "a text" and "a mapping" are any but null. Of a baseline its name is left out."""
+_ANY = {"a number", "a text", "a mapping"}
 
 
 def experimental_in(params: ParamSections) -> list[str]:
@@ -25,9 +30,12 @@ def experimental_in(params: ParamSections) -> list[str]:
     found = []
     for name, values in EXPERIMENTAL.items():
         section, key = name.split(".")
-        value = getattr(getattr(params, section), key)
-        if value in values or ("a number" in values and value is not None):
-            found.append(f"{name}: {value}")
+        given = getattr(params, section)
+        for one in given.values() if isinstance(given, dict) else [given]:
+            value = getattr(one, key, None)
+            shown = "true" if value is True else value
+            if shown in values or (_ANY & set(values) and value is not None):
+                found.append(f"{name}: {shown}")
     return found
 
 

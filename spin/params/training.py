@@ -27,6 +27,17 @@ class LoraParams(Section):
     """Endings of the names of the layers that get an adapter, such as to_q."""
 
 
+class TagParams(Section):
+    """*Experimental*: captions that are tags with commas between, told in another order and with some left out."""
+
+    variants: PositiveInt
+    """Arrangements of each caption; its text embeddings are cached so many times, and an update draws one."""
+    keep: NonNegativeInt
+    """The first tags, which stay where they are: a word to teach, or what the image is of."""
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the other tags that an arrangement leaves out."""
+
+
 class TrainingParams(Section):
     """What every training stage shares."""
 
@@ -52,6 +63,9 @@ class TrainingParams(Section):
     """After the warm-up: hold, or decay to 0 by the last step."""
     caption_dropout: Probability
     """Share of captions replaced by the empty one, which keeps classifier-free guidance trained."""
+    tags: TagParams | None
+    """Arrange captions that are tags anew, or null. Both members of a pair are told the same; the opponent was drawn for
+    the caption as it is."""
     horizontal_flip: bool
     """Mirror half of the training images, each member of a pair by its own draw, as the peers do. Images and opponents are
     encoded both ways; an object that has a left and a right, such as writing, is learned in both."""
@@ -107,6 +121,10 @@ class SftParams(StageParams):
     """Supervised fine-tuning on the real images alone."""
 
     objective: Literal["sft"]
+    min_snr_gamma: PositiveFloat | None
+    """*Experimental*: weight each image's error by min(snr, gamma) / snr, or (snr + 1) under v-prediction, so that early
+    timesteps do not drown the others (Hang et al. 2023, arXiv:2303.09556, who take 5); null weights all alike. Refused
+    for flow matching."""
 
 
 class DpoParams(StageParams):

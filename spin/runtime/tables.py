@@ -43,6 +43,14 @@ class Table:
     def __len__(self) -> int:
         return self._num_rows
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        import pyarrow.parquet as pq
+
+        names: list[str] = pq.read_schema(self._path).names
+        return names
+
     def batches(self, *columns: str) -> Iterator["pd.DataFrame"]:
         """All rows, some thousand at a time."""
         for batch in self._read(columns):

@@ -67,10 +67,12 @@ def run_cache(params: Params) -> None:
     for network in diffusion.encoders():
         network.to(default_device())
     reference = read_json(base / "model.json")
-    flips = params.training.horizontal_flip
+    flips, tags = params.training.horizontal_flip, params.training.tags
     store = paths.WORK / "cache"
     with keeping(store):
-        write_cache(paths.DATA, paths.CACHE, store, diffusion, reference, params.cache.batch_size, flips)
+        write_cache(
+            paths.DATA, paths.CACHE, store, diffusion, reference, params.cache.batch_size, flips, tags
+        )
 
 
 def run_prompt_set(params: Params, name: str) -> None:

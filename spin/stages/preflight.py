@@ -6,12 +6,13 @@ from itertools import islice
 from pathlib import Path
 
 from spin import paths
-from spin.errors import DataError, ModelError, ScoreError, SpinError
+from spin.errors import DataError, ModelError, ParamsError, ScoreError, SpinError
 from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.params.model import EMBEDDED as EMBEDDED_BASES
 from spin.params.model import BaseParams
 from spin.params.schema import Params
 from spin.rewards.names import BUILT_IN, EMBEDDED, ENTRY_POINT_GROUP, ORACLES
+from spin.runtime.files import read_json
 from spin.runtime.hub import is_hub_id
 from spin.tracking.others import trackers_wanted
 
@@ -31,6 +32,7 @@ def check(params: Params, root: Path = Path()) -> None:
     _check_prompt_sets(params, root)
     _check_oracles(params, root)
     _check_data(params, root)
+    _check_min_snr(params, root)
 
 
 def check_hub(params: Params, stage: str) -> None:
@@ -82,6 +84,22 @@ def _check_data(params: Params, root: Path) -> None:
                     f"baselines.{name} must have preference pairs, but data.kind {data.kind} gives single images; "
                     "remove it, or use data.kind pickapic with pairs: true."
                 )
+
+
+def _check_min_snr(params: Params, root: Path) -> None:
+    """Once the stage `base` has said what the base predicts."""
+    asking = {
+        name: gamma
+        for name, plan in params.baselines.items()
+        if plan.objective == "sft" and (gamma := plan.min_snr_gamma) is not None
+    }
+    reference = root / paths.CHECKPOINTS / "base" / "model.json"
+    if asking and reference.is_file() and read_json(reference)["prediction_type"] == "flow":
+        name, gamma = next(iter(asking.items()))
+        raise ParamsError(
+            f"baselines.{name}.min_snr_gamma must be null with a flow-matching base, got {gamma}; its weights are those "
+            "of epsilon and v."
+        )
 
 
 def _check_source(data: FolderData | DatasetData | PickapicData, root: Path) -> None:

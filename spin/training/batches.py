@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spin.data.tags import arranged
 from spin.method.schedule import NoiseSchedule
 from spin.models.conditioning import Conditioning, pinned, take, to_device
 from spin.models.latent_diffusion import LatentDiffusion
@@ -104,12 +105,19 @@ class BatchSource:
         return [generator_for(purpose, self.seed, self.stage, step, place) for place in self.places]
 
     def examples(self, step: int) -> Rows:
-        """The examples of an update, half of their images mirrored if the parameters ask for it."""
+        """The examples of an update, half of their images mirrored and their tags arranged if the parameters ask for it."""
         flips = None
         if self.params.horizontal_flip:
             drawn = [torch.rand(2, generator=generator) < 0.5 for generator in self.generators("flip", step)]
             flips = Flips(*torch.stack(drawn, 1).tolist())
-        return self.training_set.fetch(self.rows(step), flips)
+        examples, tags = self.training_set.fetch(self.rows(step), flips), self.params.tags
+        if tags is None:
+            return examples
+        numbers = [
+            int(torch.randint(tags.variants, (), generator=one)) for one in self.generators("tags", step)
+        ]
+        told = zip(examples.captions, numbers, strict=True)
+        return examples._replace(captions=[arranged(caption, number, tags) for caption, number in told])
 
     def conditioning(self, captions: Sequence[str], geometry: Tensor) -> Conditioning:
         """What the denoiser is told besides the latents, one row a caption."""

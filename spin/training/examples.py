@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from pandas.util import hash_array
 from torch import Tensor
 
 from spin.data.cache import Cache
-from spin.data.manifest import GEOMETRY, geometry_of, read_manifest, read_pairs
+from spin.data.manifest import GEOMETRY, geometry_of, read_manifest, read_pairs, repeats_of
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
 from spin.runtime.tables import Table, mapped_array
@@ -56,7 +56,8 @@ class TrainingSet:
 
 
 def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
-    """Real images against the earlier iterates' images of the same captions, one row per image that was not flagged.
+    """Real images against the earlier iterates' images of the same captions, one row per image that was not flagged, or as
+    many as the manifest repeats it.
 
     Raises `DataError` if the opponents are not those of the data set's captions.
     """
@@ -81,7 +82,22 @@ def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
             cache.posteriors(chosen["image"], flip_real), gen, list(chosen["caption"]), geometry_of(chosen)
         )
 
-    return TrainingSet(len(images), fetch, cache.text)
+    repeats = repeats_of(manifest)
+    return _repeated(
+        TrainingSet(len(images), fetch, cache.text), None if repeats is None else repeats[captioned]
+    )
+
+
+def _repeated(examples: TrainingSet, repeats: npt.NDArray[np.int32] | None) -> TrainingSet:
+    """The same examples, each as many rows as it is repeated: so an epoch of the shuffled rows shows it as often."""
+    if repeats is None:
+        return examples
+    row_of = mapped_array([np.repeat(np.arange(len(repeats)), repeats)], np.int32)
+
+    def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
+        return examples.fetch(row_of[list(rows)].tolist(), flips)
+
+    return replace(examples, num_rows=len(row_of), fetch=fetch)
 
 
 def _are_of(index: Table, manifest: Table) -> bool:
@@ -137,7 +153,7 @@ def dpo_training_set(data: Path, cache: Cache) -> TrainingSet:
 
 
 def sft_training_set(data: Path, cache: Cache) -> TrainingSet:
-    """Real images alone."""
+    """Real images alone, each as many rows as the manifest repeats it."""
     manifest = read_manifest(data)
     cache.check_images(manifest)
     examples = manifest.mapped("image", "caption", *GEOMETRY)
@@ -149,4 +165,4 @@ def sft_training_set(data: Path, cache: Cache) -> TrainingSet:
             cache.posteriors(chosen["image"], flip_real), None, list(chosen["caption"]), geometry_of(chosen)
         )
 
-    return TrainingSet(len(manifest), fetch, cache.text)
+    return _repeated(TrainingSet(len(manifest), fetch, cache.text), repeats_of(manifest))

@@ -71,7 +71,12 @@ def make_objective(
     """What a stage minimizes: `objective` for a self-play iteration, the papers' own for the baselines."""
     if isinstance(plan, IterationParams):
         return Objective.of(objective, plan.beta, schedule, prediction_type)
-    return Objective(plan.beta if isinstance(plan, DpoParams) else None)
+    if isinstance(plan, DpoParams):
+        return Objective(plan.beta)
+    gamma = plan.min_snr_gamma
+    return Objective(
+        None, weights=None if gamma is None else schedule.min_snr_weights(prediction_type, gamma)
+    )
 
 
 def set_up_networks(params: Params, name: str, prev: Path, device: torch.device) -> Networks:

@@ -39,7 +39,7 @@ class Objective:
     """Weight of the margin; None means supervised fine-tuning."""
     function: FunctionName = "logistic"
     weights: Tensor | None = None
-    """(T,) float64, mean one: weight of the errors at each timestep; None for constant."""
+    """(T,) float64: weight of the errors at each timestep, of a mean of one but for min-SNR's; None for constant."""
     loser_scale: float | None = None
     """SDPO's mu, or None to leave the gradient from generated images alone."""
     sign_rule: bool = False
@@ -120,7 +120,7 @@ def micro_step(
 
     # The loss: of single images, or of pairs against the opponent.
     if objective.beta is None:
-        loss = sft_loss(player_errors.real)
+        loss = sft_loss(objective.weights_at(batch.real.timesteps) * player_errors.real)
     else:
         assert opponent_errors is not None
         assert opponent_errors.gen is not None

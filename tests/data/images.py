@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 USABLE = 30
+NUMBERED = {"3_sks dog": 4, "1_a hill": 6, "2_both/below": 3}
+"""Folder -> images in it; the first has no captions."""
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 48)) -> Image.Image:
@@ -89,3 +91,16 @@ def _write_usable(folder: Path) -> list[str]:
     frames = [picture(28), picture(29)]
     frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
     return [*names, *special, "turned.jpg", "moving.gif"]
+
+
+def write_numbered(folder: Path) -> Path:
+    """13 images in three numbered folders."""
+    index = 0
+    for name, count in NUMBERED.items():
+        (folder / name).mkdir(parents=True)
+        for _ in range(count):
+            (folder / name / f"{index:02d}.jpg").write_bytes(jpeg(index))
+            if name != "3_sks dog":
+                (folder / name / f"{index:02d}.caption").write_text(f"tag {index}, on a hill")
+            index += 1
+    return folder

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,22 +20,29 @@ from tests.data.images import USABLE, picture, write_mixed_folder
 from tests.data.tables import column
 
 
-def bring(folder: Path, out: Path, num_val: int = 1, num_test: int = 1, small: str = "drop") -> pd.DataFrame:
+def bring(
+    folder: Path, out: Path, num_val: int = 1, num_test: int = 1, small: str = "drop", **given: Any
+) -> pd.DataFrame:
     out.mkdir()
-    params = FolderData(
-        kind="folder", path=str(folder), num_val=num_val, num_test=num_test, small_images=small
-    )
+    shared = {
+        "num_val": num_val,
+        "num_test": num_test,
+        "small_images": small,
+        "trigger": None,
+        "repeats": False,
+    }
+    params = FolderData(**{"kind": "folder", "path": str(folder), **shared, **given})
     write_folder_data(out, params, 32)
     return pd.read_parquet(out / "manifest.parquet")
 
 
-def make_folder(folder: Path, kind: str, captions: dict[str, str]) -> Path:
+def make_folder(folder: Path, kind: str, captions: dict[str, str], column: str = "text") -> Path:
     folder.mkdir()
     for index, name in enumerate(captions):
         picture(index).save(folder / name)
-        if kind == "txt":
-            (folder / name).with_suffix(".txt").write_text(captions[name])
-    rows = [{"file_name": name, "text": caption} for name, caption in captions.items()]
+        if kind in ("txt", "caption"):
+            (folder / name).with_suffix(f".{kind}").write_text(captions[name])
+    rows = [{"file_name": name, column: caption} for name, caption in captions.items()]
     if kind == "csv":
         pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
     elif kind == "jsonl":
@@ -45,14 +53,33 @@ def make_folder(folder: Path, kind: str, captions: dict[str, str]) -> Path:
 SIX = {f"{index}.png": f"caption {index}" for index in range(6)}
 
 
-def test_the_three_kinds_of_metadata_give_the_same_data_set(tmp_path: Path) -> None:
+def test_every_kind_of_metadata_gives_the_same_data_set(tmp_path: Path) -> None:
     trees = set()
-    for kind in ("csv", "jsonl", "txt"):
-        manifest = bring(make_folder(tmp_path / kind, kind, SIX), tmp_path / f"out-{kind}")
+    kinds = [
+        ("csv", "text"),
+        ("jsonl", "text"),
+        ("txt", ""),
+        ("caption", ""),
+        ("csv", "caption"),
+        ("jsonl", "caption"),
+    ]
+    for kind, called in kinds:
+        folder = make_folder(tmp_path / f"{kind}-{called}", kind, SIX, called)
+        manifest = bring(folder, tmp_path / f"out-{kind}-{called}")
         assert list(manifest["split"].value_counts()[["train", "val", "test"]]) == [4, 1, 1]
-        (tmp_path / f"out-{kind}" / "card.json").unlink()  # it names the folder
-        trees.add(sha256_tree(tmp_path / f"out-{kind}"))
+        (tmp_path / f"out-{kind}-{called}" / "card.json").unlink()  # it names the folder
+        trees.add(sha256_tree(tmp_path / f"out-{kind}-{called}"))
     assert len(trees) == 1
+
+
+def test_a_text_goes_before_a_caption(tmp_path: Path) -> None:
+    files = make_folder(tmp_path / "files", "txt", SIX)
+    (files / "0.caption").write_text("not this one")
+    table = make_folder(tmp_path / "table", "", SIX)
+    rows = [{"caption": "not this one", "file_name": name, "text": text} for name, text in SIX.items()]
+    pd.DataFrame(rows).to_csv(table / "metadata.csv", index=False)
+    for folder in (files, table):
+        assert set(bring(folder, tmp_path / f"out-{folder.name}")["caption"]) == set(SIX.values())
 
 
 def test_a_folder_of_mixed_formats_gives_exact_counts(tmp_path: Path) -> None:

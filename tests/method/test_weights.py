@@ -56,3 +56,33 @@ def test_weights_are_finite_without_terminal_signal_for_velocities_only(flow: No
         ParamsError, match="timestep_weighting must be constant for a network that predicts epsilon"
     ):
         ends_silent.timestep_weights("epsilon")
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weights_the_error_in_x_0_by_no_more_than_gamma(
+    schedule: NoiseSchedule, prediction_type: str
+) -> None:
+    x_t, prediction, other = latents(4, rows=1000)
+    timesteps = torch.arange(1000)
+    signal, noise = (scale.reshape(-1, 1, 1, 1) for scale in (schedule.signal, schedule.noise))
+
+    def x_0(predicted: torch.Tensor) -> torch.Tensor:
+        eps = schedule.to_eps(prediction_type, predicted, x_t, timesteps)
+        return (x_t - noise * eps) / signal
+
+    in_x_0 = (x_0(prediction) - x_0(other)).square().flatten(1).mean(1)
+    own = (prediction - other).square().flatten(1).mean(1)
+    weighted = schedule.min_snr_weights(prediction_type, 5.0) * own
+    torch.testing.assert_close(weighted, schedule.snr(timesteps).clamp(max=5.0) * in_x_0, rtol=1e-5, atol=0)
+
+
+def test_min_snr_by_hand_and_where_there_is_no_signal() -> None:
+    process = NoiseSchedule.from_alphas_cumprod(
+        torch.tensor([0.9, 0.5, 0.0], dtype=torch.float64)
+    )  # snr 9, 1, 0
+    assert process.min_snr_weights("epsilon", 5.0).tolist() == pytest.approx([5 / 9, 1.0, 1.0])
+    assert process.min_snr_weights("v_prediction", 5.0).tolist() == pytest.approx([5 / 10, 1 / 2, 0.0])
+    with pytest.raises(
+        ParamsError, match=r"min_snr_gamma must be null for a base that predicts flow, got 5\.0"
+    ):
+        process.min_snr_weights("flow", 5.0)

@@ -10,6 +10,7 @@ import yaml
 
 from spin.cli import main
 from spin.errors import ParamsError
+from spin.params.experimental import experimental_in
 from spin.params.schema import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,3 +189,14 @@ def test_a_name_of_another_kind_is_refused_before_anything_is_written(
     assert main([*command, "--params", str(ROOT / "profiles" / "toy.yaml")]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_nobody_measured_is_named_wherever_it_stands(raw: Raw, tmp_path: Path) -> None:
+    def experimental() -> list[str]:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+        return experimental_in(load_params(tmp_path / "params.yaml"))
+
+    assert experimental() == []
+    raw["objective"]["function"] = "hinge"
+    raw["baselines"]["sft"]["min_snr_gamma"] = 5.0
+    assert experimental() == ["objective.function: hinge", "baselines.min_snr_gamma: 5.0"]

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from spin.errors import SpinError
+from spin.errors import ParamsError, SpinError
 from spin.params.schema import load_params
+from spin.runtime.files import write_json
 from spin.stages import preflight
 from tests.models.tiny import miniature_params, write_params
 
@@ -70,3 +71,20 @@ def test_nonsense_is_refused_before_any_work(
     (tmp_path / "foreign.csv").write_text("prompt\na red circle left of a blue square on white\na cat\n")
     assert said in refusal(tmp_path, tiny_base, section, key, value)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_min_snr_is_refused_once_the_base_is_known_to_be_a_flow(tmp_path: Path) -> None:
+    reference = tmp_path / "outputs" / "checkpoints" / "base" / "model.json"
+    raw = miniature_params(tmp_path)
+    raw["evaluate"]["references"] = []
+    raw["base"]["source"] = "embedded"
+    raw["baselines"]["sft"]["min_snr_gamma"] = 5.0
+    write_params(tmp_path, raw)
+    params = load_params(tmp_path / "params.yaml")
+    write_json(reference, {"prediction_type": "epsilon"})
+    preflight.check(params, tmp_path)
+    write_json(reference, {"prediction_type": "flow"})
+    with pytest.raises(
+        ParamsError, match=r"baselines\.sft\.min_snr_gamma must be null with a flow-matching base, got 5"
+    ):
+        preflight.check(params, tmp_path)

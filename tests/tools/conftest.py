@@ -1,5 +1,6 @@
-"""Checkpoints to export and samples to judge, as the stages leave them."""
+"""Checkpoints to export and samples to judge, as the stages leave them; photographs to caption, and who captions them."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ from PIL import Image
 from spin.models.checkpoint import save_checkpoint
 from spin.runtime.files import replacing_dir, write_json
 from spin.training.networks import load_networks
+from tests.data.images import jpeg
 from tests.models.adapters import CPU, LORA, move
 from tests.models.bases import base_params, record_base
+from tests.tools import captioners
 from tests.tools.arena_samples import MODELS, PROMPTS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +49,33 @@ def samples(tmp_path: Path) -> Path:
         pd.DataFrame(rows).to_parquet(folder / "manifest.parquet")
         write_json(folder / "protocol.json", {"seed": 1000, "guidance_scale": 3.0})
     return tmp_path / "samples"
+
+
+@pytest.fixture(scope="session")
+def captioner(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """The folder of a tiny captioning model by its type."""
+    made = {
+        kind: str(write(tmp_path_factory.mktemp("captioner") / kind))
+        for kind, write in captioners.MODELS.items()
+    }
+    return made.__getitem__
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Photographs without captions, half of them in a folder below, in a project."""
+    (tmp_path / "profiles").symlink_to(ROOT / "profiles")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "below").mkdir(parents=True)
+    for index in range(captioners.NUM_PHOTOS):
+        (tmp_path / "photos" / ("below" if index % 2 else "") / f"{index:02d}.jpg").write_bytes(jpeg(index))
+    return Path("photos")
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[captioners.Endpoint]:
+    """A server that captions."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr("spin.tools.caption.endpoint.WAITS", (0.0, 0.0))
+    with captioners.serving() as served:
+        yield served

@@ -41,6 +41,8 @@ def test_a_folder_becomes_parameters_that_bring_it_in(
     assert params.data.model_dump() == {
         "kind": "folder",
         "path": "photos",
+        "trigger": None,
+        "repeats": False,
         "num_val": 1,
         "num_test": 2,
         "small_images": "drop",

@@ -38,7 +38,8 @@ def iteration(num_steps: int = 1, warmup_steps: int = 0, learning_rate: float = 
 
 
 def fine_tuning(num_steps: int) -> SftParams:
-    return SftParams(prev="base", learning_rate=0.1, num_steps=num_steps, warmup_steps=0, objective="sft")
+    shared = {"prev": "base", "learning_rate": 0.1, "warmup_steps": 0, "min_snr_gamma": None}
+    return SftParams(objective="sft", num_steps=num_steps, **shared)
 
 
 def tiny_diffusion(base: Path, folder: Path) -> LatentDiffusion:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from spin.data.dataset import captioned_rows
-from spin.data.folder import METADATA, captioned_files, metadata_kind, unlisted_images
+from spin.data.folder import METADATA, captioned_files, is_numbered, metadata_kind, unlisted_images
 from spin.data.pickapic import COLUMNS, judged_rows
 from spin.data.streams import Stream, image_bytes, local_files, lookup, num_rows, open_stream
 from spin.errors import DataError
@@ -62,9 +62,10 @@ def survey_source(source: str, resolution: int, small_images: str, pairs: bool) 
     # A folder of images with captions beside them.
     bare = path.is_dir() and not any(path.rglob("*.parquet")) and not any(path.rglob("*.tar"))
     if bare or any((path / name).is_file() for name in METADATA):
-        folder = FolderData(kind="folder", path=source, **shared)
+        folder = FolderData(kind="folder", path=source, trigger=None, repeats=is_numbered(path), **shared)
         card = NamingCard(source=source)
-        looked = look_at(captioned_files(path, card), card, resolution, small_images, None, path)
+        rows = captioned_files(path, card, None, folder.repeats)
+        looked = look_at(rows, card, resolution, small_images, None, path)
         return _with_held_out(
             Survey(folder, card, metadata_kind(path), looked, [*unlisted_images(path)]), resolution
         )
@@ -107,6 +108,11 @@ def _with_held_out(survey: Survey, resolution: int) -> Survey:
         survey.images = int(survey.images * share) if share else None
     if isinstance(data, PickapicData) and survey.images is not None:
         survey.images = min(survey.images, survey.captions)
+    if (
+        isinstance(data, FolderData) and 0 < survey.captions < 3 <= looked.images()
+    ):  # one subject, one caption
+        survey.data = data.model_copy(update={"num_val": 0, "num_test": 0})
+        return survey
     if survey.captions < 3:
         raise DataError(
             f"{card.source} must hold images of at least 3 different captions, one each to train on, to look at and "

@@ -26,5 +26,13 @@ def told(survey: Survey, params: Params, listed: Path | None) -> list[str]:
         names = [*(f"{name} ({why})" for name, why in card.names), *survey.unlisted]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         lines.append(f"not used: {', '.join(names[:NAMED])}{more}; {listed} has all")
-    own = any(params.prompt_sets[name].prompts == "test" for name in params.evaluate.prompt_sets)
+    if getattr(data, "repeats", False):
+        lines.append("folders are numbered as kohya's: 10_NAME is shown ten times an epoch (data.repeats)")
+    if not data.num_test:
+        lines.append(
+            "with so few captions none is held out: evaluation draws what was trained on, and says nothing of other prompts"
+        )
+    own = data.num_test and any(
+        params.prompt_sets[name].prompts == "test" for name in params.evaluate.prompt_sets
+    )
     return [*lines, *warnings(card, survey.look, params.resolution, data.num_test if own else None)]

@@ -22,6 +22,7 @@ def disk(
     png = PNG_BYTES_PER_PIXEL * params.resolution**2
     posterior = 2 * 4 * cost.latents  # mean and log-variance in fp32
     posterior *= 2 if params.training.horizontal_flip else 1
+    captions *= 1 + (params.training.tags.variants if params.training.tags else 0)
     models = len(params.iterations) + len(params.baselines)
     amounts = {
         "training images": encoded * png,

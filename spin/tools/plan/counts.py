@@ -130,7 +130,10 @@ def _prompts_in(params: Params, prompts: str) -> int:
     from spin.prompts.sets import load_prompt_set
 
     if prompts in ("val", "test") and params.data.kind != "none":
-        return params.data.num_val if prompts == "val" else params.data.num_test
+        held_out = params.data.num_val if prompts == "val" else params.data.num_test
+        if not held_out and (card := _card_of(params)):  # the prompts are training captions
+            return int(card["kept"][prompts])
+        return max(held_out, 1)
     return sum(NAMED[prompts].counts.values()) if prompts in NAMED else len(load_prompt_set(prompts))
 
 
