@@ -1,26 +1,16 @@
 """Errors of the reference computed once are those that the updates would compute, and the reference is gone."""
 
-import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import spin.stages.train
 import spin.training.reference_errors
-from spin.errors import ParamsError
-from spin.models.stable_diffusion import StableDiffusion
-from spin.params.schema import load_params
-from spin.runtime import meter
-from spin.stages.train import run_train
 from spin.training.loop import Recipe
-from tests.models.tiny import write_params
-from tests.stages.kept import flip
-from tests.stages.projects import parameters, raw_parameters
-from tests.training.running import LORA, LOG_2, Memory, assert_same, trained
+from tests.stages.projects import parameters
+from tests.training.running import LOG_2, LORA, assert_same, trained
 
 Curve = list[dict[str, float]]
 MEASURED = ("loss", "margin", "error_real", "error_gen", "error_real_change", "error_gen_change")

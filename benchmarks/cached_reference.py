@@ -1,0 +1,221 @@
+"""What `training.reference_draws` saves and what it changes: iteration 1 of the embedded world, over seeds.
+
+    python -m benchmarks.cached_reference --work FOLDER --out benchmarks/results/cached-reference
+
+Plays iteration 1 with new draws at every visit and with M a pair, from the same base, data and opponents of each seed, and
+compares their images of the test prompts as the study does. Then times updates of both in turns in this process, and what
+the errors of the reference take before. What is in the folder is kept.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import time
+from contextlib import chdir
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+import pandas as pd
+
+from benchmarks.record import about_here, about_line, write_record
+from benchmarks.study.outcome import SCORERS, Played, compare
+from benchmarks.study.plan import BASES, STEPS, TRIALS
+from benchmarks.study.play import params_of, play
+from spin import paths
+from spin.params.schema import Params
+from spin.runtime.files import read_parquet
+from spin.stages.train import run_training
+from spin.training.loop import Recipe
+from spin.training.reference_errors import keep_reference_errors
+from spin.training.setup import Inputs
+
+BATCH, ROWS = 32, 512
+"""Of the embedded profile."""
+DRAWS = (1, 2, 4)
+"""A training visits every pair four times: with as many draws none comes again."""
+FRESH = "fresh"
+TIMED_UPDATES, TURNS = 16, 8
+"""One visit of every pair, so many times each."""
+SHARED = ("data", "cache", "opponents", "prompts", "checkpoints/base")
+"""Outputs that the number of draws does not change."""
+
+
+def arm(draws: int | None) -> str:
+    """Name the model that is trained so."""
+    return FRESH if draws is None else f"draws_{draws}"
+
+
+def params_for(base: str, seed: int, draws: int | None, num_steps: int | None = None) -> Params:
+    """The demo's first iteration."""
+    iteration = TRIALS["spin"][0]["iter1"]
+    raw = params_of(base, seed, {"iter1": iteration}, {}, ["base", "iter1"]).model_dump()
+    raw["evaluate"]["references"] = []
+    raw["training"]["reference_draws"] = draws
+    raw["iterations"]["iter1"]["num_steps"] = num_steps or iteration["num_steps"]
+    return Params.model_validate(raw)
+
+
+def play_seed(base: str, seed: int, folder: Path) -> pd.DataFrame:
+    """Scores of the base and of every arm, one row per model and test prompt."""
+    first, frames = folder / FRESH, []
+    for draws in (None, *DRAWS):
+        place = folder / arm(draws)
+        if draws is not None and not place.exists():
+            for part in SHARED:
+                shutil.copytree(first / paths.OUTPUTS / part, place / paths.OUTPUTS / part)
+            for kind in ("samples", "scores"):
+                part = Path(kind, "test", "base")
+                shutil.copytree(first / paths.OUTPUTS / part, place / paths.OUTPUTS / part)
+        play(params_for(base, seed, draws), place)
+        for model in ("base", "iter1") if draws is None else ("iter1",):
+            scores = read_parquet(place / paths.SCORES / "test" / model / "scores.parquet")
+            frames.append(scores.assign(model=arm(draws) if model == "iter1" else model, seed=seed))
+    return pd.concat(frames)
+
+
+def effect(scores: pd.DataFrame) -> dict[str, Any]:
+    """Every arm over new draws, and all over the base."""
+    played, arms = Played(scores), [arm(draws) for draws in DRAWS]
+    return {
+        "over_fresh": [compare(played, model, FRESH) for model in arms],
+        "over_base": [compare(played, model, "base") for model in (FRESH, *arms)],
+        "means": {
+            model: dict(zip(SCORERS, played.mean(model).mean(0).tolist(), strict=True))
+            for model in played.models
+        },
+    }
+
+
+def speed(folder: Path, base: str) -> dict[str, Any]:
+    """Pairs a second of the updates alone, in turns, and of the pass over the reference before them."""
+    updates: dict[str, list[float]] = {FRESH: [], arm(1): []}
+    passes: list[float] = []
+    with chdir(folder):
+        for turn in range(TURNS + 1):  # the first one warms up
+            for draws in (None, 1):
+                rate, seconds = timed(params_for(base, 0, draws, TIMED_UPDATES))
+                if turn:
+                    updates[arm(draws)].append(rate)
+                    passes += [TIMED_UPDATES * BATCH / each for each in seconds]
+    ratios = [cached / fresh for fresh, cached in zip(updates[FRESH], updates[arm(1)], strict=True)]
+    rates = {name: statistics.median(each) for name, each in updates.items()}
+    rates["pass"] = statistics.median(passes)
+    return {
+        "pairs_per_second": {**updates, "pass": passes},
+        "medians": rates,
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
+        "iteration": {arm(draws): of_iteration(rates, draws) for draws in DRAWS},
+        "load": os.getloadavg(),
+    }
+
+
+def timed(params: Params) -> tuple[float, list[float]]:
+    """Pairs a second of the updates of a training, and the seconds of the pass before them, where there is one."""
+    inputs = Inputs(
+        data=paths.DATA,
+        cache=paths.CACHE,
+        opponents=paths.OPPONENTS / "iter1",
+        prev=paths.CHECKPOINTS / "base",
+        work=Path("timed"),
+        previews=Path("timed"),
+    )
+    seconds = []
+
+    def keep(*given: Any) -> Recipe:
+        started = time.monotonic()
+        recipe = keep_reference_errors(*given)
+        seconds.append(time.monotonic() - started)
+        return recipe
+
+    with mock.patch("spin.stages.train.keep_reference_errors", keep), TemporaryDirectory() as out:
+        rate: float = run_training(params, "iter1", inputs, Path(out)).run["pairs_per_second"]
+    shutil.rmtree(inputs.work)
+    return rate, seconds
+
+
+def of_iteration(rates: dict[str, float], draws: int) -> float:
+    """How much faster a whole iteration is, its pass included."""
+    pairs = STEPS * BATCH
+    seconds = pairs / rates[arm(1)] + min(pairs, draws * ROWS) / rates["pass"]
+    return pairs / rates[FRESH] / seconds
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The record for people."""
+    told = result["speed"]
+    text = [
+        "# Reference errors computed once: what they save, what they change",
+        "",
+        "By `python -m benchmarks.cached_reference`: iteration 1 of the embedded world, "
+        f"{STEPS} updates of {BATCH} pairs over {ROWS} captions, so that every pair is visited "
+        f"{STEPS * BATCH // ROWS} times. New draws at every visit (`training.reference_draws: null`) against M draws a pair.",
+        "",
+        about_line(result["about"]),
+        "",
+        "## Speed",
+        "",
+        f"Updates alone, {TURNS} turns of {TIMED_UPDATES} updates each in one process: "
+        f"{told['medians'][arm(1)]:.1f} pairs/s against {told['medians'][FRESH]:.1f}, "
+        f"**{told['ratio']:.3f} times** as fast (median of the turns' ratios; {min(told['ratios']):.3f} to "
+        f"{max(told['ratios']):.3f}). By count of forwards it would be 8 / 6 = 1.333.",
+        f"The pass before the first update does {told['medians']['pass']:.1f} pairs/s. With it, by these medians, the whole "
+        "iteration is "
+        + ", ".join(f"{told['iteration'][arm(draws)]:.3f} times as fast with M = {draws}" for draws in DRAWS)
+        + f": with M = {DRAWS[-1]} every draw is visited once, and nothing is saved.",
+    ]
+    for base, found in result["bases"].items():
+        text += ["", f"## Effect: base {base}, seeds {' '.join(map(str, result['seeds']))}", "", *rows(found)]
+    return text
+
+
+def rows(found: dict[str, Any]) -> list[str]:
+    """Markdown of one base."""
+    text = [
+        "| Arm | PSNR, dB | Wins over the base, % | Wins over new draws, % | over prompts | over seeds | PSNR over new draws, dB "
+        "| over prompts | over seeds |",
+        "|---|---:|---:|---:|---|---|---:|---|---|",
+    ]
+    against = {row["model"]: row for row in found["over_fresh"]}
+    for row in found["over_base"]:
+        model = row["model"]
+        cells = [f"{found['means'][model]['oracle_psnr']:.2f}", f"{100 * row['win_rate']['mean']:.1f}"]
+        for key, scale, digits in (("win_rate", 100, 1), ("psnr", 1, 3)):
+            told = against.get(model, {}).get(key)
+            cells.append(f"{scale * told['mean']:{'+' if key == 'psnr' else ''}.{digits}f}" if told else "")
+            for span in ("over_prompts", "over_seeds"):
+                cells.append(" to ".join(f"{scale * each:.{digits}f}" for each in told[span]) if told else "")
+        name = "new draws" if model == FRESH else f"M = {model.removeprefix('draws_')}"
+        text.append(f"| {name} | {' | '.join(cells)} |")
+    return text
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cached_reference")
+    parser.add_argument("--bases", nargs="+", default=list(BASES), metavar="BASE", help="as in base.source")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, required=True, help="folder of the runs, kept")
+    parser.add_argument("--out", type=Path, required=True, help="results without suffix")
+    given = parser.parse_args()
+    work, out = given.work.resolve(), given.out.resolve()
+    bases = {}
+    for base in given.bases:
+        bases[base] = effect(
+            pd.concat([play_seed(base, seed, work / base / f"seed-{seed}") for seed in given.seeds])
+        )
+    first = given.bases[0]
+    result = {
+        "about": about_here(["torch", "diffusers"]),
+        "seeds": given.seeds,
+        "speed": speed(work / first / f"seed-{given.seeds[0]}" / FRESH, first),
+        "bases": bases,
+    }
+    write_record(out, result, lines(result))
+
+
+if __name__ == "__main__":
+    main()
