@@ -12,7 +12,9 @@ import os
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,10 +27,11 @@ from benchmarks.study.outcome import SCORERS, Played, compare
 from benchmarks.study.plan import BASES, STEPS, TRIALS
 from benchmarks.study.play import params_of, play
 from spin import paths
+from spin.evaluation.lineage import revision_line
 from spin.params.schema import Params
-from spin.runtime.files import read_parquet
+from spin.runtime.files import read_json, read_parquet, write_json
 from spin.stages.train import run_training
-from spin.training.loop import Recipe
+from spin.training.loop import train
 from spin.training.reference_errors import keep_reference_errors
 from spin.training.setup import Inputs
 
@@ -37,7 +40,7 @@ BATCH, ROWS = 32, 512
 DRAWS = (1, 2, 4)
 """A training visits every pair four times: with as many draws none comes again."""
 FRESH = "fresh"
-TIMED_UPDATES, TURNS = 16, 8
+TIMED_UPDATES, TURNS = 16, 5
 """One visit of every pair, so many times each."""
 SHARED = ("data", "cache", "opponents", "prompts", "checkpoints/base")
 """Outputs that the number of draws does not change."""
@@ -90,31 +93,28 @@ def effect(scores: pd.DataFrame) -> dict[str, Any]:
 
 
 def speed(folder: Path, base: str) -> dict[str, Any]:
-    """Pairs a second of the updates alone, in turns, and of the pass over the reference before them."""
-    updates: dict[str, list[float]] = {FRESH: [], arm(1): []}
-    passes: list[float] = []
+    """Pairs a second of this process's processor time, in turns: of updates alone, and of the pass over the reference."""
+    rates: dict[str, list[float]] = {FRESH: [], arm(1): [], "pass": []}
     with chdir(folder):
-        for turn in range(TURNS + 1):  # the first one warms up
+        for _ in range(TURNS):
             for draws in (None, 1):
-                rate, seconds = timed(params_for(base, 0, draws, TIMED_UPDATES))
-                if turn:
-                    updates[arm(draws)].append(rate)
-                    passes += [TIMED_UPDATES * BATCH / each for each in seconds]
-    ratios = [cached / fresh for fresh, cached in zip(updates[FRESH], updates[arm(1)], strict=True)]
-    rates = {name: statistics.median(each) for name, each in updates.items()}
-    rates["pass"] = statistics.median(passes)
+                for name, rate in timed(params_for(base, 0, draws, TIMED_UPDATES)).items():
+                    rates[name].append(rate)
+    ratios = [cached / fresh for fresh, cached in zip(rates[FRESH], rates[arm(1)], strict=True)]
+    medians = {name: statistics.median(each) for name, each in rates.items()}
     return {
-        "pairs_per_second": {**updates, "pass": passes},
-        "medians": rates,
+        "pairs_per_second": rates,
+        "medians": medians,
         "ratios": ratios,
         "ratio": statistics.median(ratios),
-        "iteration": {arm(draws): of_iteration(rates, draws) for draws in DRAWS},
+        "iteration": {arm(draws): of_iteration(medians, draws) for draws in DRAWS},
         "load": os.getloadavg(),
+        "about": about_here(["torch", "diffusers"]),
     }
 
 
-def timed(params: Params) -> tuple[float, list[float]]:
-    """Pairs a second of the updates of a training, and the seconds of the pass before them, where there is one."""
+def timed(params: Params) -> dict[str, float]:
+    """Pairs a second of the updates of a training, and of the pass before them where there is one."""
     inputs = Inputs(
         data=paths.DATA,
         cache=paths.CACHE,
@@ -123,18 +123,24 @@ def timed(params: Params) -> tuple[float, list[float]]:
         work=Path("timed"),
         previews=Path("timed"),
     )
-    seconds = []
+    rates = {}
 
-    def keep(*given: Any) -> Recipe:
-        started = time.monotonic()
-        recipe = keep_reference_errors(*given)
-        seconds.append(time.monotonic() - started)
-        return recipe
+    def by_clock(run: Callable[..., Any], name: str, *given: Any) -> Any:
+        started = time.process_time()
+        result = run(*given)
+        rates[name] = TIMED_UPDATES * BATCH / (time.process_time() - started)
+        return result
 
-    with mock.patch("spin.stages.train.keep_reference_errors", keep), TemporaryDirectory() as out:
-        rate: float = run_training(params, "iter1", inputs, Path(out)).run["pairs_per_second"]
+    updates = partial(by_clock, train, arm(params.training.reference_draws))
+    before = partial(by_clock, keep_reference_errors, "pass")
+    with (
+        mock.patch("spin.stages.train.train", updates),
+        mock.patch("spin.stages.train.keep_reference_errors", before),
+        TemporaryDirectory() as out,
+    ):
+        run_training(params, "iter1", inputs, Path(out))
     shutil.rmtree(inputs.work)
-    return rate, seconds
+    return rates
 
 
 def of_iteration(rates: dict[str, float], draws: int) -> float:
@@ -158,14 +164,17 @@ def lines(result: dict[str, Any]) -> list[str]:
         "",
         "## Speed",
         "",
-        f"Updates alone, {TURNS} turns of {TIMED_UPDATES} updates each in one process: "
-        f"{told['medians'][arm(1)]:.1f} pairs/s against {told['medians'][FRESH]:.1f}, "
-        f"**{told['ratio']:.3f} times** as fast (median of the turns' ratios; {min(told['ratios']):.3f} to "
-        f"{max(told['ratios']):.3f}). By count of forwards it would be 8 / 6 = 1.333.",
+        f"Updates alone, {TURNS} turns of {TIMED_UPDATES} updates each in one process, by its processor time, since other work "
+        f"shared the cores (load {told['load'][0]:.1f}): {told['medians'][arm(1)]:.1f} pairs/s against "
+        f"{told['medians'][FRESH]:.1f}, **{told['ratio']:.3f} times** as fast (median of the turns' ratios; "
+        f"{min(told['ratios']):.3f} to {max(told['ratios']):.3f}). By count of forwards it would be 8 / 6 = 1.333. "
+        f"Timed at commit {told['about']['commit']}.",
+        "",
         f"The pass before the first update does {told['medians']['pass']:.1f} pairs/s. With it, by these medians, the whole "
         "iteration is "
         + ", ".join(f"{told['iteration'][arm(draws)]:.3f} times as fast with M = {draws}" for draws in DRAWS)
-        + f": with M = {DRAWS[-1]} every draw is visited once, and nothing is saved.",
+        + f": with M = {DRAWS[-1]} every draw is visited once, and nothing is saved. "
+        f"Images and scores below were made at commit {result['played_by']}.",
     ]
     for base, found in result["bases"].items():
         text += ["", f"## Effect: base {base}, seeds {' '.join(map(str, result['seeds']))}", "", *rows(found)]
@@ -202,16 +211,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results without suffix")
     given = parser.parse_args()
     work, out = given.work.resolve(), given.out.resolve()
+    played, told = work / "played.json", work / "speed.json"
+    if not played.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(played, {"code": revision_line(Path(__file__).parent)})
     bases = {}
     for base in given.bases:
-        bases[base] = effect(
-            pd.concat([play_seed(base, seed, work / base / f"seed-{seed}") for seed in given.seeds])
-        )
-    first = given.bases[0]
+        seeds = [play_seed(base, seed, work / base / f"seed-{seed}") for seed in given.seeds]
+        bases[base] = effect(pd.concat(seeds))
+    if not told.is_file():
+        first = given.bases[0]
+        write_json(told, speed(work / first / f"seed-{given.seeds[0]}" / FRESH, first))
     result = {
         "about": about_here(["torch", "diffusers"]),
+        "played_by": read_json(played)["code"],
         "seeds": given.seeds,
-        "speed": speed(work / first / f"seed-{given.seeds[0]}" / FRESH, first),
+        "speed": read_json(told),
         "bases": bases,
     }
     write_record(out, result, lines(result))
