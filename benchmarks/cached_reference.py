@@ -173,12 +173,18 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"The pass before the first update does {told['medians']['pass']:.1f} pairs/s. With it, by these medians, the whole "
         "iteration is "
         + ", ".join(f"{told['iteration'][arm(draws)]:.3f} times as fast with M = {draws}" for draws in DRAWS)
-        + f": with M = {DRAWS[-1]} every draw is visited once, and nothing is saved. "
+        + f": with M = {DRAWS[-1]} every draw is visited once, and nothing is saved "
+        "by that. "
         f"Images and scores below were made at commit {result['played_by']}.",
     ]
     for base, found in result["bases"].items():
         text += ["", f"## Effect: base {base}, seeds {' '.join(map(str, result['seeds']))}", "", *rows(found)]
-    return text
+    return [
+        *text,
+        "",
+        "Wins are by the average of four scorers; intervals are at 95%, over test prompts for the mean of these seeds, and over "
+        f"seeds. With M = {DRAWS[-1]} training is one with new draws from other streams: its row says what chance alone does.",
+    ]
 
 
 def rows(found: dict[str, Any]) -> list[str]:

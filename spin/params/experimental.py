@@ -14,7 +14,6 @@ EXPERIMENTAL: dict[str, tuple[str, ...]] = {
     "objective.reference": ("random",),
     "opponents.drawn_by": ("mixture", "all_earlier"),
     "training.timestep_sampling": ("logit_normal",),
-    "training.reference_draws": ("a number",),
     "training.optimizer": ("adamw_8bit", "adafactor"),
     "training.ema_decay": ("a number",),
 }
