@@ -8,7 +8,6 @@ the errors of the reference take before. What is in the folder is kept.
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import time
@@ -110,7 +109,6 @@ def speed(folder: Path, base: str, kept: Path) -> dict[str, Any]:
         "ratios": ratios,
         "ratio": statistics.median(ratios),
         "iteration": {arm(draws): of_iteration(medians, draws) for draws in DRAWS},
-        "load": os.getloadavg(),
     }
 
 
@@ -166,7 +164,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         "## Speed",
         "",
         f"Updates alone, {TURNS} turns of {TIMED_UPDATES} updates each in one process, by its processor time, since other work "
-        f"shared the cores (load {told['load'][0]:.1f}): {told['medians'][arm(1)]:.1f} pairs/s against "
+        f"shared the cores: {told['medians'][arm(1)]:.1f} pairs/s against "
         f"{told['medians'][FRESH]:.1f}, **{told['ratio']:.3f} times** as fast (median of the turns' ratios; "
         f"{min(told['ratios']):.3f} to {max(told['ratios']):.3f}). By count of forwards it would be 8 / 6 = 1.333.",
         "",
