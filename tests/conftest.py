@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+for name in [name for name in os.environ if name.startswith("SLURM_")]:
+    del os.environ[name]  # in a job of several machines the stages of the tests would become sruns
+
 
 LONGEST = (
     "test_pipeline.py",

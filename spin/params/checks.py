@@ -85,6 +85,14 @@ def check_sections(params: ParamSections) -> None:
             "objective draws the previous iterate's trajectory itself"
         )
 
+    for key, wanted in {"kind": "approximate", "reference": "previous"}.items():
+        given = getattr(params.objective, key)
+        if params.training.reference_draws is not None and given != wanted:
+            raise ValueError(
+                f"training.reference_draws must be null with objective.{key} {given}, got "
+                f"{params.training.reference_draws}; set it to null, or objective.{key} to {wanted}"
+            )
+
     # Data and resolution.
     if params.data.kind == "none":
         check_evaluation_only(params)

@@ -74,6 +74,10 @@ class TrainingParams(Section):
     timestep_sampling: Literal["uniform", "logit_normal"]
     """How a pair's timestep is drawn: uniform is the papers'; logit_normal, *experimental*, is SD3's (Esser et al.
     2024, section 3.1)."""
+    reference_draws: PositiveInt | None
+    """How many draws of timestep, noise, caption and mirroring a pair has. The reference's errors on them are
+    computed once, before the first update, and it leaves memory; a later visit of the pair takes the next of its draws in
+    turn. null draws anew at every visit, as the papers do. Supervised fine-tuning always does."""
     gradient_checkpointing: bool
     compile: bool
     """Compile the network with torch.compile; the first update takes minutes longer."""

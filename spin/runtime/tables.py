@@ -5,6 +5,7 @@ reader; its pages are the kernel's to drop.
 """
 
 import itertools
+import math
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -125,6 +126,15 @@ def mapped_array(parts: Iterable[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt
             file.write(np.ascontiguousarray(part, dtype=dtype).data)
             num_rows += len(part)
         return np.frombuffer(_mapped_bytes(file) if num_rows else b"", dtype=dtype)
+
+
+def mapped_room(shape: tuple[int, ...], fill: float) -> npt.NDArray[np.float32]:
+    """An array to write to, in a mapped file: `fill` everywhere."""
+    with _unnamed_file() as file:
+        file.truncate(4 * math.prod(shape))
+        room = np.frombuffer(mmap.mmap(file.fileno(), 0), dtype=np.float32).reshape(shape)
+    room.fill(fill)
+    return room
 
 
 def _unnamed_file() -> IO[bytes]:

@@ -1,5 +1,6 @@
 """What a stage has spent on its devices so far, and how that is kept beside its unfinished work."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,10 +44,19 @@ class Spent:
 
 
 def spent_before(folder: Path) -> Spent:
-    """What stands in a work folder; nothing where it does not read."""
+    """What stands in a work folder; nothing where it does not read or is no amount."""
     try:
         told = read_json(folder / SPENT)
-        asked = Counter({Ask(*ask): int(rows) for *ask, rows in told.pop("asked")})
-        return Spent(**told, asked=asked)
+        asked = Counter({Ask(*ask): int(_amount(rows)) for *ask, rows in told.pop("asked")})
+        joules = told.pop("joules")
+        amounts = {name: _amount(told[name]) for name in ("device_seconds", "attainable", "peak_bytes")}
+        return Spent(**amounts, joules=None if joules is None else _amount(joules), asked=asked)
     except (SpinError, TypeError, ValueError, KeyError, AttributeError):
         return Spent()
+
+
+def _amount(told: Any) -> Any:
+    """A number that can be added to a cost; raises `ValueError` for any other."""
+    if not isinstance(told, int | float) or not 0 <= told < math.inf:
+        raise ValueError(told)
+    return told

@@ -33,12 +33,15 @@ from spin.stages.work import (
 )
 from spin.training.ema import averaged
 from spin.training.loop import train
+from spin.training.memory import MicroBatch, give_back
 from spin.training.parallel import is_sharded, whole_state
 from spin.training.precision import make_accelerator
+from spin.training.reference_errors import keep_reference_errors
 from spin.training.setup import (
     Inputs,
     load_opponent,
     make_recipe,
+    make_source,
     make_state,
     open_training_set,
     set_up_networks,
@@ -130,6 +133,14 @@ def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Traine
     if inputs.reference is not None:
         networks.opponents = [load_opponent(inputs.reference, accelerator.device, params.training)]
     recipe = make_recipe(params, name, networks, training_set)
+
+    # The reference goes where all that it will be asked is known beforehand.
+    source = make_source(params, name, networks.diffusion, training_set)
+    if source.draws is not None:
+        micro_batch = MicroBatch.of(params.training, len(source.places))
+        recipe = keep_reference_errors(inputs.work / "reference", recipe, source, micro_batch, accelerator)
+        networks.opponents.clear()
+        give_back()
 
     # Go on where a killed run was.
     state = make_state(networks, plan, params.training, accelerator)

@@ -2,6 +2,9 @@
 
 Rows, timesteps, noise and dropped captions all come from streams of that name, so a resumed run draws what an unbroken
 one would have drawn, whatever the micro-batch, and each of several processes draws its own places and no others.
+
+With `training.reference_draws: M` all but the order of the rows is a function of (seed, stage, row, draw) instead, with
+draw = epoch mod M: a row takes its M draws in turn (see `spin.training.reference_errors`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,6 +56,8 @@ class Batch(NamedTuple):
     """None for supervised fine-tuning."""
     conditioning: Conditioning
     """Rows (B, ...)."""
+    reference: Tensor | None = None
+    """(B, 2) fp32: the reference's errors on the real and the generated images where they were computed before, else None."""
 
     @property
     def num_rows(self) -> int:
@@ -64,17 +69,20 @@ class Batch(NamedTuple):
         for start in range(0, self.num_rows, size):
             rows = slice(start, start + size)
             gen = None if self.gen is None else self.gen.rows(rows)
-            yield Batch(self.real.rows(rows), gen, take(self.conditioning, rows))
+            reference = None if self.reference is None else self.reference[rows]
+            yield Batch(self.real.rows(rows), gen, take(self.conditioning, rows), reference)
 
     def to(self, device: torch.device) -> "Batch":
         """Move every tensor."""
         gen = None if self.gen is None else self.gen.to(device)
-        return Batch(self.real.to(device), gen, to_device(self.conditioning, device))
+        reference = None if self.reference is None else self.reference.to(device, non_blocking=True)
+        return Batch(self.real.to(device), gen, to_device(self.conditioning, device), reference)
 
     def pinned(self) -> "Batch":
         """In memory that a GPU reads by itself, while the host goes on."""
         gen = None if self.gen is None else self.gen.pinned()
-        return Batch(self.real.pinned(), gen, pinned(self.conditioning))
+        reference = None if self.reference is None else self.reference.pin_memory()
+        return Batch(self.real.pinned(), gen, pinned(self.conditioning), reference)
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ class BatchSource:
     """Name of the iteration or baseline."""
     places: range
     """This process's places in every batch, of `params.batch_size`."""
+    draws: int | None = None
+    """Draws of a row that come in turn; None for a new one at every visit."""
 
     def rows(self, step: int) -> list[int]:
         """The examples of update `step` (from 0): consecutive stretches of shuffled epochs."""
@@ -100,9 +110,21 @@ class BatchSource:
         rows: list[int] = order[self.places.start : self.places.stop].tolist()
         return rows
 
+    def cells(self, step: int) -> list[tuple[int, int]]:
+        """(row, draw) of each place, where a row has a number of draws: in every epoch the next one."""
+        assert self.draws is not None
+        visits = range(step * self.params.batch_size, (step + 1) * self.params.batch_size)
+        epochs = [visits[place] // self.training_set.num_rows for place in self.places]
+        return [(row, epoch % self.draws) for row, epoch in zip(self.rows(step), epochs, strict=True)]
+
     def generators(self, purpose: str, step: int) -> list[torch.Generator]:
         """One stream for each place."""
-        return [generator_for(purpose, self.seed, self.stage, step, place) for place in self.places]
+        if self.draws is None:
+            return [generator_for(purpose, self.seed, self.stage, step, place) for place in self.places]
+        return [
+            generator_for(purpose, self.seed, self.stage, "row", row, "draw", draw)
+            for row, draw in self.cells(step)
+        ]
 
     def examples(self, step: int) -> Rows:
         """The examples of an update, half of their images mirrored and their tags arranged if the parameters ask for it."""

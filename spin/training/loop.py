@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from spin.errors import NonFiniteError, ParamsError
+from spin.errors import NonFiniteError
 from spin.runtime.meter import uncounted
 from spin.training.memory import MicroBatch, is_out_of_memory
 from spin.training.parallel import is_sharded, replicate, whole
@@ -53,7 +53,7 @@ class Recipe:
     predict: Predict
     objective: Objective
     opponent_of: Callable[[int], nn.Module | None]
-    """Update -> the frozen reference that it is measured against; None where an update needs none."""
+    """Update -> the frozen reference that it is measured against; None where an update needs none or its errors are kept."""
     draw_batch: Callable[[int], AnyBatch]
     """Update -> this process's share of the effective batch."""
     num_steps: int
@@ -129,7 +129,7 @@ def _gradient(
             if not is_out_of_memory(error):
                 raise
             if accelerator.num_processes > 1 or not state.micro_batch.can_shrink():
-                raise _out_of_memory(state.micro_batch) from None
+                raise state.micro_batch.too_large() from None
         state.optimizer.zero_grad(set_to_none=True)  # what a part of the batch left: nothing counts twice
         state.micro_batch.shrink()
 
@@ -157,18 +157,9 @@ def _fit(state: TrainState, recipe: Recipe, batch: AnyBatch, accelerator: Accele
         if not _any(failed, accelerator):
             break
         if not state.micro_batch.can_shrink():
-            raise _out_of_memory(state.micro_batch)
+            raise state.micro_batch.too_large()
         state.micro_batch.shrink()
     del moments
-
-
-def _out_of_memory(micro_batch: MicroBatch) -> ParamsError:
-    cure = "set a smaller number" if micro_batch.auto else "lower it, or set it to auto"
-    if micro_batch.size == 1:
-        cure = "set training.gradient_checkpointing, train with training.lora, or lower resolution"
-    return ParamsError(
-        f"training.micro_batch_size must fit into memory, but it ran out with {micro_batch.size} at a time; {cure}."
-    )
 
 
 def _accumulate(

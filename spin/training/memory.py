@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from spin.errors import ParamsError
 from spin.params.training import TrainingParams
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,20 @@ class MicroBatch:
             -(-self.size // 2),
         )
         self.size = -(-self.size // 2)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back()
+
+    def too_large(self) -> ParamsError:
+        """What to tell of a size that does not fit and may not shrink."""
+        cure = "set a smaller number" if self.auto else "lower it, or set it to auto"
+        if self.size == 1:
+            cure = "set training.gradient_checkpointing, train with training.lora, or lower resolution"
+        return ParamsError(
+            f"training.micro_batch_size must fit into memory, but it ran out with {self.size} at a time; {cure}."
+        )
+
+
+def give_back() -> None:
+    """Return to the device what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

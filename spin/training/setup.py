@@ -12,6 +12,7 @@ from torch import nn
 from spin.data.cache import Cache
 from spin.method.schedule import NoiseSchedule
 from spin.models.checkpoint import load_denoiser, weights_digest
+from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.objective import ObjectiveParams
 from spin.params.schema import Params
 from spin.params.training import DpoParams, IterationParams, SftParams, TrainingParams
@@ -136,22 +137,35 @@ def reference_of_update(
     return opponent_of
 
 
+def make_source(
+    params: Params, name: str, diffusion: LatentDiffusion, training_set: TrainingSet
+) -> BatchSource:
+    """What this process draws its places of a stage's batches from."""
+    plan, training = params.stage(name), params.training
+    return BatchSource(
+        training_set,
+        diffusion,
+        diffusion.noise_schedule,
+        training,
+        params.objective.shared_noise or not isinstance(plan, IterationParams),
+        params.seed,
+        name,
+        share_of(training.batch_size),
+        None if isinstance(plan, SftParams) else training.reference_draws,
+    )
+
+
 def make_recipe(params: Params, name: str, networks: Networks, training_set: TrainingSet) -> Recipe:
     """Objective, opponents and batches of a stage."""
     plan, diffusion = params.stage(name), networks.diffusion
-    schedule = diffusion.noise_schedule
-    shared_noise = params.objective.shared_noise or not isinstance(plan, IterationParams)
-    places = share_of(params.training.batch_size)
-    source = BatchSource(
-        training_set, diffusion, schedule, params.training, shared_noise, params.seed, name, places
-    )
+    source = make_source(params, name, diffusion, training_set)
     draw: Callable[[int], Batch | ChainBatch] = partial(draw_batch, source)
     if isinstance(plan, IterationParams) and params.objective.kind == "exact":
         chain = open_chain(diffusion, training_set, params, plan.num_steps)
         draw = partial(draw_chain_batch, source, chain)
     return Recipe(
         diffusion.predict,
-        make_objective(plan, params.objective, schedule, diffusion.prediction_type),
+        make_objective(plan, params.objective, source.schedule, diffusion.prediction_type),
         reference_of_update(networks.opponents, plan, params.seed, name),
         draw,
         plan.num_steps,

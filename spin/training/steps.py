@@ -73,8 +73,8 @@ class Errors(NamedTuple):
 
     real: Tensor
     gen: Tensor | None
-    prediction: Tensor
-    """(B, C, h, w), or (2B, C, h, w) with the real images first, as the network made it."""
+    prediction: Tensor | None
+    """(B, C, h, w), or (2B, C, h, w) with the real images first, as the network made it; None for errors computed before."""
 
 
 def denoise(predict: Predict, denoiser: nn.Module, batch: Batch) -> Errors:
@@ -102,7 +102,8 @@ def micro_step(
 ) -> Measured:
     """Add the gradient of one micro-batch through `backward`, and tell what to report of it.
 
-    Without an opponent, which supervised fine-tuning can do without, no change against it is reported.
+    Without an opponent its errors are those that the batch brings. Supervised fine-tuning can do without them; then no
+    change against it is reported.
     """
     if isinstance(batch, ChainBatch):
         assert opponent is not None
@@ -113,6 +114,9 @@ def micro_step(
     if opponent is not None:
         with torch.no_grad():
             opponent_errors = denoise(predict, opponent, batch)
+    elif batch.reference is not None:
+        real, gen = batch.reference.unbind(1)
+        opponent_errors = Errors(real, gen, None)
     player_errors = denoise(predict, player, batch)
     report = {"error_real": player_errors.real.mean()}
     if opponent_errors is not None:
@@ -158,6 +162,7 @@ def _pair_loss(
     # SDPO's scale on the gradient from the opponent's images.
     player_gen = weight_gen * player.gen
     if objective.loser_scale is not None:
+        assert player.prediction is not None
         prediction_real, prediction_gen = player.prediction.chunk(2)
         gradient_real = error_gradient(prediction_real, batch.real.target, weight_real)
         gradient_gen = error_gradient(prediction_gen, batch.gen.target, weight_gen)

@@ -44,12 +44,12 @@ def planned(capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
     return {each["name"]: each["tflop"] for each in json.loads(capsys.readouterr().out)["work"]}
 
 
-@pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "LoRA"])
+@pytest.mark.parametrize("changes", [{}, {"lora": LORA}, {"reference_draws": 1}], ids=str)
 def test_training_and_drawing_cost_what_the_plan_says(
-    inside: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], lora: dict[str, Any] | None
+    inside: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any]
 ) -> None:
     raw = raw_parameters(tiny_base)
-    raw["training"]["lora"] = lora
+    raw["training"] |= changes
     write_params(inside, raw)
     for command in (
         ["opponents", "--name", "iter1"],

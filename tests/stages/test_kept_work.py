@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 import spin.data.writer
 import spin.rewards.scoring
+import spin.stages.work
 import spin.training.loop
 from spin import paths
 from spin.errors import DamagedError
@@ -19,6 +21,7 @@ from spin.stages.sample import run_generate, run_opponents
 from spin.stages.train import run_train
 from tests.stages.kept import flip, record, works
 from tests.stages.projects import parameters, prepare
+from tests.training.two_processes import in_two_processes
 
 CHECKPOINT = Path("outputs/checkpoints/iter1")
 
@@ -112,6 +115,28 @@ def test_kept_images_that_are_damaged_are_drawn_again(inside: Path, tiny_base: P
     shutil.rmtree(samples)
     flip(next(Path(".spin/work").glob("generate-test-base-*/batch-*/00002-0.png")))
     run_generate(params, "test", "base")
+    assert sha256_tree(samples) == before
+
+
+def test_no_process_looks_at_kept_work_before_the_first_has_removed_what_dvc_recorded(
+    inside: Path, tiny_base: Path
+) -> None:
+    (inside / "dvc.yaml").touch()
+    params, samples = parameters(tiny_base, evaluate={"batch_size": 1}), paths.SAMPLES / "test" / "base"
+    run_prompt_set(params, "test")
+    run_generate(params, "test", "base")
+    before, remove = sha256_tree(samples), spin.stages.work.remove_recorded
+    record(samples)
+
+    def slowly() -> None:  # meanwhile another process would find its images there
+        time.sleep(1.0)
+        remove()
+
+    def again(rank: int) -> None:
+        spin.stages.work.remove_recorded = slowly
+        run_generate(params, "test", "base")
+
+    in_two_processes(inside, again)
     assert sha256_tree(samples) == before
 
 

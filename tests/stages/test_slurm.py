@@ -12,6 +12,7 @@ import pytest
 from spin.errors import ParamsError
 from spin.runtime import launch, slurm
 from spin.runtime.files import read_json
+from tests.models.tiny import ROOT
 from tests.stages.projects import prepare
 from tests.stages.test_launch import PLACES
 
@@ -44,6 +45,14 @@ def within(monkeypatch: pytest.MonkeyPatch, job: Mapping[str, str]) -> None:
     for name, value in job.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(launch, "_visible_gpus", lambda: 8)
+
+
+def test_the_suite_itself_is_no_part_of_the_job_that_it_runs_in() -> None:
+    look = f"import os, sys; sys.path.insert(0, {str(ROOT)!r}); import tests.conftest; print(*os.environ)"
+    job = {**os.environ, **STEP}
+    seen = subprocess.run([sys.executable, "-c", look], env=job, capture_output=True, text=True, check=True)
+    assert "PATH" in seen.stdout.split()
+    assert not [name for name in seen.stdout.split() if name.startswith("SLURM_")]
 
 
 @pytest.mark.slow

@@ -33,7 +33,13 @@ COST = NetworkCost(
 
 def counts(**changed: Any) -> Counts:
     """What a plan of the embedded profile is made for, its scorers at costs that are easily told apart."""
-    given = {"images": 512, "pair_images": 1024, "prompts": {"test": 256, "val": 72}, "adapters": 0}
+    given: dict[str, Any] = {
+        "images": 512,
+        "pair_images": 1024,
+        "pairs": 512,
+        "prompts": {"test": 256, "val": 72},
+    }
+    given |= {"adapters": 0}
     return Counts(**{**given, "scorers": {"pickscore": 0.125, "oracle_psnr": 0.0}, **changed})
 
 

@@ -6,13 +6,14 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from spin.cli import main
 from spin.params.schema import Params, load_params
 from spin.rewards.costs import scoring_costs
 from spin.stages.data import run_data
-from spin.tools.plan.counts import count_pair_images, count_prompts
+from spin.tools.plan.counts import count_pair_images, count_pairs, count_prompts
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import PEAK_FP32_TFLOPS, PEAK_TFLOPS
 from tests.data.sources import write_pickapic
@@ -85,6 +86,31 @@ def test_a_random_reference_holds_all_earlier_iterates_in_memory() -> None:
     assert three["opponents, 3 of them"] == pytest.approx(3 * one["opponent"])
 
 
+def test_with_a_number_of_draws_the_reference_runs_at_the_first_visits_alone_and_takes_no_memory() -> None:
+    """64 updates of 32 visit 512 rows four times."""
+    plans = {
+        draws: make_plan(params(training__reference_draws=draws), COST, counts()) for draws in (1, 3, 4, 9)
+    }
+    for draws, plan in plans.items():
+        work = work_of(plan)
+        for name in ("train iter1", "train dpo"):
+            assert work[name].reference == 2 * 512 * min(draws, 4)
+            assert work[name].forwards == 2 * 64 * 32 + work[name].reference
+            assert work[name].tflop == 6 * 64 * 32 + work[name].reference
+        assert work["train sft"].reference == 64 // 8 * 32, "as ever"
+    many = make_plan(params(training__reference_draws=1), COST, counts(images=1000, pairs=100))
+    assert work_of(many)["train iter1"].reference == 2 * 32 * 32, "whole updates: 1000 are not divided by 32"
+    assert work_of(many)["train dpo"].reference == 2 * 32 * 4
+    all_draw = params(training__reference_draws=1, opponents__drawn_by="all_earlier")
+    assert work_of(make_plan(all_draw, COST, counts()))["train iter3"].reference == 2 * 512 * 3
+    assert "opponent" in plans[1].memory, "fine-tuning's"
+    raw = params(training__reference_draws=1).model_dump()
+    del raw["baselines"]["sft"]
+    raw["evaluate"]["models"].remove("sft")
+    without = make_plan(Params.model_validate(raw), COST, counts())
+    assert plans[1].memory.keys() - without.memory.keys() == {"opponent"}
+
+
 def test_pairs_are_counted_where_they_lie_and_else_taken_from_pick_a_pic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +127,8 @@ def test_pairs_are_counted_where_they_lie_and_else_taken_from_pick_a_pic(
     with tarfile.open(tmp_path / "outputs/data/images/shard-00000.tar") as shard:
         images = shard.getnames()
     assert count_pair_images(paper, 12, None) == len(images)
+    assert count_pairs(paper, 12, None) == len(pd.read_parquet("outputs/data/pairs.parquet"))
+    assert (count_pairs(paper, 12, 10), count_pairs(params(), 512, None)) == (10, 512)
 
 
 @pytest.mark.parametrize("name", ["pickscore", "hps", "image_reward", "aesthetic", "clip"])

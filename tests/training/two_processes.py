@@ -1,4 +1,4 @@
-"""Two processes that talk to each other through gloo, forked from the test's own."""
+"""Two processes, or more, that talk to each other through gloo, forked from the test's own."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from spin.runtime.devices import process_state
 
 
-def in_two_processes(folder: Path, work: Callable[[int], Any]) -> list[Any]:
+def in_two_processes(folder: Path, work: Callable[[int], Any], processes: int = 2) -> list[Any]:
     """What `work` returns for ranks 0 and 1, each in a forked process that talks to the other through gloo."""
     if torch.cuda.is_available():
         pytest.skip("CUDA cannot be used in a forked process")
@@ -25,12 +25,12 @@ def in_two_processes(folder: Path, work: Callable[[int], Any]) -> list[Any]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     children = []
-    for rank in range(2):
+    for rank in range(processes):
         child = os.fork()
         if not child:
             code = 1
             try:
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
                 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
                 AcceleratorState._reset_state(reset_partial_state=True)
                 process_state()
@@ -47,9 +47,9 @@ def in_two_processes(folder: Path, work: Callable[[int], Any]) -> list[Any]:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 waiting.remove(child)
-            if status:  # the other one would wait for it
+            if status:  # the others would wait for it
                 for other in waiting:
                     os.kill(other, signal.SIGKILL)
             assert not status
         time.sleep(0.01)
-    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(2)]
+    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(processes)]

@@ -2,6 +2,7 @@
 
 from spin.models.flops import NetworkCost
 from spin.params.schema import Params
+from spin.params.training import SftParams
 
 GIB = 2**30
 PNG_BYTES_PER_PIXEL = 1.7
@@ -54,21 +55,25 @@ def memory(params: Params, cost: NetworkCost, trainable: int) -> dict[str, float
     states = {"adamw": 8, "adamw_8bit": 2, "adafactor": 0}[training.optimizer]
     amounts = {"optimizer state": states * trainable, "gradients": 4 * trainable}
     count = _references(params)
-    frozen = "opponent" if count == 1 else f"opponents, {count} of them"
+    frozen = f"opponents, {count} of them" if count > 1 else "opponent"
     if training.lora:
         amounts |= {"frozen network, shared by both sides": half * cost.parameters}
         amounts |= {"adapters": (1 + count) * 4 * trainable}
         if params.continual:
             amounts |= {"reference of a comparison, an adapter's network": half * cost.parameters}
     else:
-        amounts |= {"player": 4 * cost.parameters, frozen: count * half * cost.parameters}
+        amounts |= {"player": 4 * cost.parameters}
+        amounts |= {frozen: count * half * cost.parameters} if count else {}
         amounts |= {} if half == 4 else {"player's weights in half precision": half * cost.parameters}
     amounts |= {f"activations of {pairs} pair{'s' if pairs > 1 else ''}": 2 * pairs * cost.activations}
     return {name: amount / GIB for name, amount in amounts.items()}
 
 
 def _references(params: Params) -> int:
-    """Frozen reference networks held at once: one, or with SePPO's random one all that came before an iteration."""
+    """Frozen reference networks held at once while weights move: one, or with SePPO's random one all that came before an
+    iteration; none where its errors are computed before, but for supervised fine-tuning."""
+    if params.training.reference_draws is not None:
+        return int(any(isinstance(each, SftParams) for each in params.baselines.values()))
     if params.objective.reference == "previous":
         return 1
     return max((iterates_before(params, name) for name in params.iterations), default=1)

@@ -152,6 +152,7 @@ def _plan(
         count_adapters,
         count_images,
         count_pair_images,
+        count_pairs,
         count_prompts,
     )
     from spin.tools.plan.estimate import Counts, make_plan
@@ -171,6 +172,7 @@ def _plan(
     counts = Counts(
         images=images,
         pair_images=count_pair_images(params, images, options.pairs),
+        pairs=count_pairs(params, images, options.pairs),
         prompts=prompts,
         adapters=count_adapters(build_denoiser(denoiser), lora.rank, lora.targets) if lora else 0,
         scorers=scoring_costs(params),

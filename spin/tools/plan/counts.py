@@ -10,7 +10,10 @@ from spin.errors import DataError, ModelError
 from spin.models.flops import T5_TOKENS
 from spin.params.schema import Params
 from spin.runtime.files import read_json, read_parquet
+from spin.runtime.tables import Table
 from spin.tools.plan.published import CONFIGS, PAIRS_PER_PROMPT
+
+PAIRS = paths.DATA / "pairs.parquet"
 
 
 def configurations(params: Params) -> tuple[dict[str, Any], dict[str, Any], int | None]:
@@ -93,22 +96,34 @@ def count_images(params: Params, given: int | None) -> int:
     )
 
 
-def count_pair_images(params: Params, images: int, pairs: int | None) -> int:
-    """Winners and losers of Diffusion-DPO's pairs: of this source's finished data stage each once, else two a pair.
-
-    `pairs` are those given by hand; without, Pick-a-Pic v2's own number a prompt is taken for `images` prompts.
+def count_pairs(params: Params, images: int, given: int | None) -> int:
+    """Preference pairs: as given, of the embedded world, of this source's finished data stage, else Pick-a-Pic v2's own
+    number a prompt for `images` prompts.
     """
     data = params.data
     if not (data.kind == "toy" or (data.kind == "pickapic" and data.pairs)):
         return 0
-    if pairs is not None:
-        return 2 * pairs
+    if given is not None:
+        return given
     if data.kind == "toy":
-        return 2 * data.num_train
-    if _card_of(params) and (paths.DATA / "pairs.parquet").is_file():
-        listed = read_parquet(paths.DATA / "pairs.parquet", columns=["image_w", "image_l"])
+        return data.num_train
+    return len(Table(PAIRS)) if _pairs_here(params) else round(images * PAIRS_PER_PROMPT)
+
+
+def count_pair_images(params: Params, images: int, given: int | None) -> int:
+    """Winners and losers of Diffusion-DPO's pairs: of this source's finished data stage each once, else two a pair.
+
+    `given` are pairs given by hand; without, they are counted as `count_pairs` does.
+    """
+    pairs = count_pairs(params, images, given)
+    if pairs and given is None and _pairs_here(params):
+        listed = read_parquet(PAIRS, columns=["image_w", "image_l"])
         return len({*listed["image_w"], *listed["image_l"]})
-    return 2 * round(images * PAIRS_PER_PROMPT)
+    return 2 * pairs
+
+
+def _pairs_here(params: Params) -> bool:
+    return params.data.kind == "pickapic" and bool(_card_of(params)) and PAIRS.is_file()
 
 
 def _card_of(params: Params) -> dict[str, Any]:

@@ -7,7 +7,8 @@ sampler and g = 2 under guidance, else 1:
     encode     V (2 V with mirrored images) for each training image, and for each winner and loser of Diffusion-DPO
     draw       g S F + D; an opponent that is encoded again costs V (2 V mirrored) more
     train      4 F + 2 B a pair: player and frozen reference, each on real and generated; the exact objective K times
-               6 F + 2 B for K steps; supervised fine-tuning F + B an image, and F more in the updates that measure it
+               6 F + 2 B for K steps; with M reference draws a pair the frozen reference runs 2 F at the first M visits of
+               a pair alone; supervised fine-tuning F + B an image, and F more in the updates that measure it
     continual  two trainings of the next iteration's length, and 1 + 2 (updates / every) drawings of its prompt set
     score      what each scorer costs an image, for all images of models, reference levels and comparisons
 """
@@ -21,6 +22,7 @@ from spin.params.sampling import SamplerParams
 from spin.params.schema import Params
 from spin.params.training import IterationParams, SftParams, StageParams
 from spin.tools.plan.amounts import disk, iterates_before, memory
+from spin.training.reference_errors import updates_with_new_draws
 from spin.training.setup import SFT_MEASURED_EVERY
 
 
@@ -32,6 +34,8 @@ class Counts:
     """Training images, one for each caption."""
     pair_images: int
     """Winners and losers of Diffusion-DPO's pairs; at most so many before the data stage has counted them."""
+    pairs: int
+    """Diffusion-DPO's pairs."""
     prompts: Mapping[str, int]
     """Prompts of each prompt set that is drawn."""
     adapters: int
@@ -127,7 +131,7 @@ def make_plan(params: Params, cost: NetworkCost, counts: Counts) -> Plan:
     work = [
         Work("encode images", counts.encoded, 0, {AUTOENCODER: counts.encoded * ways(params) * cost.encode}),
         *_opponents(params, cost, counts.images),
-        *_training(params, cost),
+        *_training(params, cost, counts),
         _draw(cost, "draw evaluation images", params.evaluate, compared),
         *_scoring(counts, compared + rendered),
         *_continual(params, cost, counts),
@@ -175,18 +179,26 @@ def _drawers(params: Params, name: str) -> int:
     return iterates_before(params, name) if params.opponents.drawn_by == "all_earlier" else 1
 
 
-def _training(params: Params, cost: NetworkCost) -> list[Work]:
+def _training(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
+    rows = {name: counts.images * _drawers(params, name) for name in params.iterations}
     stages: dict[str, StageParams] = {**params.iterations, **params.baselines}
-    return [_trained(params, cost, f"train {name}", stage) for name, stage in stages.items()]
+    return [
+        _trained(params, cost, f"train {name}", stage, [rows.get(name, counts.pairs)])
+        for name, stage in stages.items()
+    ]
 
 
-def _trained(params: Params, cost: NetworkCost, label: str, stage: StageParams, times: int = 1) -> Work:
-    """A stage trained `times` times: the player's forwards and backwards, and the reference's forwards."""
-    batch = params.training.batch_size
-    pairs = times * stage.num_steps * batch
+def _trained(params: Params, cost: NetworkCost, label: str, stage: StageParams, rows: list[int]) -> Work:
+    """A stage trained on each of these numbers of pairs: the player's forwards and backwards, the reference's forwards."""
+    batch, draws = params.training.batch_size, params.training.reference_draws
+    pairs = len(rows) * stage.num_steps * batch
     if isinstance(stage, SftParams):
         backwards = player = pairs
-        reference = times * len(range(0, stage.num_steps, SFT_MEASURED_EVERY)) * batch
+        reference = len(rows) * len(range(0, stage.num_steps, SFT_MEASURED_EVERY)) * batch
+    elif draws is not None:
+        updates = [updates_with_new_draws(stage.num_steps, batch, each, draws) for each in rows]
+        backwards = player = 2 * pairs
+        reference = 2 * batch * sum(updates)
     else:
         backwards = player = reference = 2 * pairs
     if isinstance(stage, IterationParams) and params.objective.kind == "exact":
@@ -205,9 +217,10 @@ def _continual(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
     work = []
     for name, chosen in params.continual.items():
         images = _continual_images(params, counts, name)
+        rows = [counts.images * _drawers(params, each) for each in (chosen.finished, chosen.next)]
         scored = {scorer_part(scorer): images * tflop for scorer, tflop in counts.scorers.items() if tflop}
         work += [
-            _trained(params, cost, f"continual {name}: train", params.iterations[chosen.next], times=2),
+            _trained(params, cost, f"continual {name}: train", params.iterations[chosen.next], rows),
             _draw(cost, f"continual {name}: draw", params.evaluate, images),
             Work(f"continual {name}: score", images, 0, scored),
         ]
