@@ -41,23 +41,25 @@ class Contestant:
     processes: int = 1
 
 
-OURS, PEERS = "benchmarks.speed.ours", "benchmarks.speed.peers"
+OURS = "benchmarks.speed.ours"
 CONTESTANTS = {
     "training": [
         Contestant("this project", f"{OURS}:training"),
-        Contestant("Diffusion-DPO's recipe, one pair at a time", f"{PEERS}:diffusion_dpo", 1),
-        Contestant("the same at its best micro-batch", f"{PEERS}:diffusion_dpo"),
+        Contestant("Diffusion-DPO's recipe, one pair at a time", "benchmarks.speed.peers:diffusion_dpo", 1),
+        Contestant("the same at its best micro-batch", "benchmarks.speed.peers:diffusion_dpo"),
     ],
     "drawing": [
         Contestant("this project", f"{OURS}:drawing", variant="direct"),
         Contestant("this project, posteriors of the images included", f"{OURS}:drawing", variant="reencode"),
-        Contestant("diffusers' pipeline, one prompt a call", f"{PEERS}:pipeline", 1),
-        Contestant("the same at its best batch", f"{PEERS}:pipeline"),
+        Contestant("diffusers' pipeline, one prompt a call", "benchmarks.speed.drawing_peers:pipeline", 1),
+        Contestant("the same at its best batch", "benchmarks.speed.drawing_peers:pipeline"),
     ],
     "processes": [
         Contestant("this project, 2 processes", f"{OURS}:training", processes=2),
         Contestant("this project, 1 process", f"{OURS}:training"),
-        Contestant("2 processes without overlap", f"{PEERS}:without_overlap", processes=2),
+        Contestant(
+            "2 processes without overlap", "benchmarks.speed.parallel_peers:without_overlap", processes=2
+        ),
     ],
 }
 """By part; the first one is measured against the others."""

@@ -2,21 +2,19 @@
 
 `diffusion_dpo` is the training recipe of Diffusion-DPO's published script (Wallace et al. 2023): images are decoded by a
 loader, and in every step the VAE and the text encoder encode the pair, both members go through player and reference
-together, the frozen networks are in the training precision, the loss is read by the host, AdamW is not fused. `pipeline`
-is diffusers' own. Their networks are counted here as `spin.runtime.meter` counts ours.
+together, the frozen networks are in the training precision, the loss is read by the host, AdamW is not fused. Their networks
+are counted here as `spin.runtime.meter` counts ours.
 """
 
-import io
+import os
 from collections.abc import Iterator
-from itertools import chain, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.speed.subjects import Turns
 from benchmarks.speed.workspace import ITERATION
@@ -24,18 +22,21 @@ from spin import paths
 from spin.data.manifest import read_manifest
 from spin.data.stored import open_stored
 from spin.params.schema import Params
-from spin.runtime.devices import DTYPES, process_state
+from spin.runtime.devices import DTYPES
 from spin.runtime.meter import Ask, asked, count
-from spin.sampling.sampler import make_sampler
-from spin.seeding import generator_for
+from spin.runtime.threads import map_ordered
 from spin.training.memory import is_out_of_memory
 
 LOADERS = 8
-"""Processes of the loader, as the published launchers ask for up to 16; one core is left for training."""
+"""Threads that decode images ahead, where the published launchers ask for up to 16 processes; a core is left for training."""
 
 
-class Pairs(Dataset[Any]):
-    """Two images, 6 channels in [-1, 1], and the caption; the loser is another image of the set, which costs the same."""
+Example = tuple[torch.Tensor, str]
+"""Two images, 6 channels in [-1, 1], and the caption."""
+
+
+class Pairs:
+    """The workspace's images; the loser is another image of the set, which costs the same."""
 
     def __init__(self, params: Params) -> None:
         from torchvision import transforms
@@ -56,11 +57,14 @@ class Pairs(Dataset[Any]):
         )
         self._dropout = params.training.caption_dropout
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def shuffled(self) -> Iterator[int]:
+        """Rows, epoch after epoch."""
+        while True:
+            yield from torch.randperm(len(self._rows)).tolist()
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        row, other = self._rows[index], self._rows[(index + 1) % len(self)]
+    def load(self, index: int) -> Example:
+        """Decode and transform a pair."""
+        row, other = self._rows[index], self._rows[(index + 1) % len(self._rows)]
         images = [self._transform(open_stored(paths.DATA, each["image"])) for each in (row, other)]
         caption = "" if float(torch.rand(())) < self._dropout else str(row["caption"])
         return torch.cat(images), caption
@@ -106,7 +110,9 @@ class Recipe:
         """The denoiser's arguments of the captions, for both members of their pairs."""
         count(len(captions), "text")
         device = self.accelerator.device
-        text = self.pipe.encode_prompt(list(captions), device, 1, False)
+        text = self.pipe.encode_prompt(
+            prompt=captions, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
         told = {"encoder_hidden_states": text[0].repeat(2, 1, 1)}
         if self.sdxl:
             side = float(self.params.resolution)
@@ -144,13 +150,14 @@ class Recipe:
         tokens = told["encoder_hidden_states"].shape[1]
         asked[Ask("denoiser", x_t.shape[-1], tokens, trained)] += len(x_t)
 
-    def update(self, pairs: int, batches: Iterator[Any], size: int) -> None:
+    def update(self, pairs: int, examples: Iterator[Example], size: int) -> None:
         """One move of the optimizer after `pairs` pairs."""
         done = 0
         while done < pairs:
-            pixels, captions = next(batches)
-            self.step(pixels, list(captions), size / pairs)
-            done += size
+            part = list(islice(examples, min(size, pairs - done)))
+            pixels = torch.stack([pixels for pixels, _ in part])
+            self.step(pixels, [caption for _, caption in part], len(part) / pairs)
+            done += len(part)
         self.accelerator.clip_grad_norm_(self.weights.parameters(), self.params.training.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -158,26 +165,13 @@ class Recipe:
 
 def diffusion_dpo(params: Params, turns: Turns, variant: str) -> None:
     """Diffusion-DPO's training on the workspace's images, so many pairs at a time as an order says."""
-    import os
-
     recipe, pairs = Recipe(params), Pairs(params)
-    loaders: dict[int, Iterator[Any]] = {}
+    workers = min(LOADERS, max((os.cpu_count() or 1) - 1, 1))
+    examples = (pair for _, pair in map_ordered(pairs.load, pairs.shuffled(), workers))
     while (order := turns.wait()) is not None:
-        if order.size not in loaders:
-            while len(loaders) > 1:
-                del loaders[next(iter(loaders))]
-            loader: Any = DataLoader(
-                pairs,
-                order.size,
-                shuffle=True,
-                drop_last=True,
-                num_workers=min(LOADERS, max((os.cpu_count() or 1) - 1, 1)),
-                persistent_workers=True,
-            )
-            loaders[order.size] = chain.from_iterable(repeat(loader))
         try:
             for _ in range(order.amount):
-                recipe.update(params.training.batch_size, loaders[order.size], order.size)
+                recipe.update(params.training.batch_size, examples, order.size)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -185,91 +179,6 @@ def diffusion_dpo(params: Params, turns: Turns, variant: str) -> None:
             turns.fail()
             continue
         turns.finish(order.amount * params.training.batch_size)
-    loaders.clear()  # ends their processes
-
-
-def pipeline(params: Params, turns: Turns, variant: str) -> None:
-    """diffusers' pipeline on the captions of the workspace, each image encoded as PNG, so many a call as an order says."""
-    from diffusers import DiffusionPipeline
-
-    device, chosen = process_state().device, params.opponents
-    pipe: Any = DiffusionPipeline.from_pretrained(
-        base_folder(params), torch_dtype=DTYPES[chosen.precision], safety_checker=None
-    ).to(device)
-    pipe.scheduler = make_sampler(dict(pipe.scheduler.config), chosen)
-    pipe.set_progress_bar_config(disable=True)
-    captions = [
-        str(caption) for frame in read_manifest(paths.DATA).batches("caption") for caption in frame["caption"]
-    ]
-    guided = 2 if chosen.guidance_scale > 1.0 else 1
-    side = params.resolution // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    tokens = pipe.tokenizer.model_max_length
-    while (order := turns.wait()) is not None:
-        try:
-            for start in (
-                start for _ in range(order.amount) for start in range(0, len(captions), order.size)
-            ):
-                part = captions[start : start + order.size]
-                images = pipe(
-                    part,
-                    num_inference_steps=chosen.num_inference_steps,
-                    guidance_scale=chosen.guidance_scale,
-                    height=params.resolution,
-                    width=params.resolution,
-                    generator=[generator_for("pipeline", start, row) for row in range(len(part))],
-                ).images
-                for image in images:
-                    _png(image)
-                asked[Ask("denoiser", side, tokens)] += len(part) * guided * chosen.num_inference_steps
-                count(len(part), "decoder", side)
-                count(len(part) * guided, "text")
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            turns.fail()
-            continue
-        turns.finish(order.amount * len(captions))
-
-
-def without_overlap(params: Params, turns: Turns, variant: str) -> None:
-    """Our training, but the gradients are averaged parameter by parameter once the last backward pass has ended."""
-    import torch.distributed as dist
-
-    from benchmarks.speed.ours import set_up
-    from spin.training.prefetch import Prefetch
-    from spin.training.steps import micro_step
-
-    state, recipe = set_up(params)
-    device, processes, step = process_state().device, process_state().num_processes, 0
-    accelerator = Accelerator()
-    with Prefetch(recipe.draw_batch, 10**9, device) as draw_batch:
-        while (order := turns.wait()) is not None:
-            for _ in range(order.amount):
-                batch, opponent = draw_batch(step), recipe.opponent_of(step)
-                for part in batch.micro_batches(order.size):
-                    share = part.num_rows / batch.num_rows
-
-                    def backward(loss: torch.Tensor, last: bool, share: float = share) -> None:
-                        accelerator.backward(loss * share)
-
-                    with accelerator.autocast():
-                        micro_step(
-                            recipe.predict,
-                            state.player,
-                            opponent,
-                            part.to(device),
-                            recipe.objective,
-                            backward,
-                        )
-                for parameter in state.trainable:
-                    assert parameter.grad is not None
-                    dist.all_reduce(parameter.grad)
-                    parameter.grad /= processes
-                torch.nn.utils.clip_grad_norm_(state.trainable, recipe.max_grad_norm).item()
-                state.optimizer.step()
-                state.optimizer.zero_grad(set_to_none=True)
-                step += 1
-            turns.finish(order.amount * params.training.batch_size // processes)
 
 
 def base_folder(params: Params) -> Path:
@@ -277,9 +186,3 @@ def base_folder(params: Params) -> Path:
     from spin.models.bases import find_base
 
     return find_base(params.base.model_dump()).folder
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()

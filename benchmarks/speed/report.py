@@ -19,6 +19,8 @@ class Measured:
 
     rates: list[float]
     """Pairs or images per second, by round."""
+    cpu_seconds: list[float]
+    """Of one pair or image, by round: what other work on the machine hardly changes."""
     size: int
     """At a time."""
     processes: int
@@ -39,7 +41,8 @@ class Measured:
                 asked[ask] = asked.get(ask, 0) + rows
         rates = [turn.items / turn.seconds for turn in turns]
         peak, items = max(turn.peak_bytes for turn in turns), sum(turn.items for turn in turns)
-        return cls(rates, size, processes, peak, items, asked)
+        spent = [turn.cpu_seconds / turn.items for turn in turns]
+        return cls(rates, spent, size, processes, peak, items, asked)
 
     def count_flops(self, params: Path) -> None:
         """Find out what a pair or image costs, from what the networks were asked."""
@@ -68,7 +71,7 @@ def shown(part: dict[str, Measured], rate: int) -> list[dict[str, Any]]:
     for label, each in part.items():
         row: dict[str, Any] = {"who": label, "at_a_time": each.size, "processes": each.processes}
         row |= {"per_second": spread(each.rates), "rates": each.rates, "tflop_each": each.tflop}
-        row["peak_bytes"] = each.peak_bytes
+        row |= {"cpu_seconds_each": spread(each.cpu_seconds), "peak_bytes": each.peak_bytes}
         if rate:
             done = statistics.median(each.rates) * each.tflop * 1e12
             row["mfu"] = done / rate / each.processes
@@ -97,8 +100,8 @@ def lines_of(
         unit = UNITS[part]
         lines += [
             "",
-            f"| {part} | at a time | {unit}/s | least to most | times as fast | GFLOP each | of products | peak, GiB |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
+            f"| {part} | at a time | {unit}/s | least to most | times as fast | CPU ms each | GFLOP each | of products | peak, GiB |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         lines += [_row(row) for row in shown(contestants, rate)]
     return lines
@@ -112,6 +115,7 @@ def _row(row: dict[str, Any]) -> str:
         f"{speed['median']:.3g}",
         f"{speed['min']:.3g} to {speed['max']:.3g}",
         "" if ratio is None else f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})",
+        f"{row['cpu_seconds_each']['median'] * 1e3:.3g}",
         f"{row['tflop_each'] * 1e3:.3g}",
         f"{row['mfu']:.0%}" if "mfu" in row else "",
         f"{row['peak_bytes'] / 2**30:.2f}",

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PRELOADED = ("benchmarks.speed.ours", "benchmarks.speed.peers", "benchmarks.speed.libraries")
+PRELOADED = [f"benchmarks.speed.{name}" for name in ("drawing_peers", "parallel_peers", "libraries")]
 """What takes seconds to import and no device: contestants are forked from a process that has done it."""
 PATIENCE = 3600.0
 """Seconds to wait for a turn to end."""
@@ -36,6 +36,8 @@ class Result(NamedTuple):
     """What a turn took."""
 
     seconds: float
+    cpu_seconds: float
+    """Of the process, all threads; of several processes the sum."""
     items: int
     """Pairs, or images."""
     peak_bytes: int
@@ -68,7 +70,7 @@ class Turns:
         synchronise(self._device)
         forget_peak(self._device)
         asked.clear()
-        self._started = time.perf_counter()
+        self._started = time.perf_counter(), time.process_time()
         return order
 
     def finish(self, items: int) -> None:
@@ -77,8 +79,8 @@ class Turns:
         from spin.runtime.meter import asked
 
         synchronise(self._device)
-        seconds = time.perf_counter() - self._started
-        self._pipe.send(Result(seconds, items, peak_bytes(self._device), dict(asked)))
+        seconds, cpu_seconds = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        self._pipe.send(Result(seconds, cpu_seconds, items, peak_bytes(self._device), dict(asked)))
 
     def fail(self) -> None:
         """Memory ran out."""
@@ -108,24 +110,26 @@ class Subject:
             pipe.send(Order(amount, size))
         results = [_received(pipe) for pipe in self._pipes]
         seconds, peak = (max(getattr(each, name) for each in results) for name in ("seconds", "peak_bytes"))
-        return Result(seconds, sum(each.items for each in results), peak, results[0].asked)
+        items, spent = (sum(getattr(each, name) for each in results) for name in ("items", "cpu_seconds"))
+        return Result(seconds, spent, items, peak, results[0].asked)
 
 
 def _received(pipe: Connection) -> Result:
     if not pipe.poll(PATIENCE):
         raise SystemExit("a contestant did not end its turn")
     answer = pipe.recv()
-    if isinstance(answer, BaseException):
+    if isinstance(answer, OutOfMemoryTurnError):
         raise answer
-    result: Result = answer
-    return result
+    if not isinstance(answer, Result):
+        raise SystemExit("a contestant failed; its error stands above")
+    return answer
 
 
 @contextmanager
 def started(job: Job) -> Iterator[Subject]:
     """Keep a contestant's processes for the block; they are ready when it begins."""
     context, port = multiprocessing.get_context("forkserver"), _free_port()
-    context.set_forkserver_preload([*PRELOADED])
+    context.set_forkserver_preload(PRELOADED)
     with ExitStack() as stack:
         pipes = []
         for rank in range(job.processes):
