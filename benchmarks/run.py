@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from benchmarks.record import about_here, write_record
-from benchmarks.speed.report import Measured, lines_of, shown
+from benchmarks.speed.report import Measured, fill_page, lines_of, shown
 from benchmarks.speed.subjects import Job, OutOfMemoryTurnError, Subject, started
 from benchmarks.speed.workspace import SIZES, Size, write_workspace
 
@@ -200,8 +200,10 @@ def write_result(
         "settings": settings,
         "parts": {part: shown(each, rate) for part, each in measured.items()},
     }
-    out = given.out or Path("benchmarks/results") / f"speed-{given.size}-{given.device}"
-    write_record(out, result, lines)
+    name = f"speed-{given.size}-{given.device}"
+    write_record(given.out or Path("benchmarks/results") / name, result, lines)
+    if given.page:
+        fill_page(given.page, name, lines)
 
 
 def arguments() -> argparse.Namespace:
@@ -227,6 +229,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="results without suffix, in place of benchmarks/results/speed-..."
     )
+    parser.add_argument("--page", type=Path, help="a page to put the tables into, between their marks")
     return parser.parse_args()
 
 

@@ -30,13 +30,21 @@ def measured(folder: Path, *arguments: str) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     result: dict[str, Any] = read_json(folder / "speed.json")
-    assert (folder / "speed.md").read_text() in done.stdout, "the table is printed as it is kept"
+    assert (folder / "speed.md").read_text() in done.stdout, "the tables are printed as they are kept"
     return result
 
 
 @pytest.mark.slow
 def test_every_contestant_is_measured_without_orchestration(tmp_path: Path, tiny_base: Path) -> None:
-    result = measured(tmp_path, "--size", "tiny", "--base", str(tiny_base), "--images", "4")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- speed-tiny-cpu: made by `python -m benchmarks.run` -->\n<!-- end of speed-tiny-cpu -->\nafter\n"
+    )
+    size = ["--size", "tiny", "--base", str(tiny_base), "--images", "4"]
+    result = measured(tmp_path, *size, "--page", str(page))
+    assert "| this project, 2 processes |" in page.read_text()
+    assert page.read_text().startswith("before\n")
+    assert page.read_text().endswith("<!-- end of speed-tiny-cpu -->\nafter\n")
     assert list(result["parts"]) == ["training", "drawing", "processes"]
     for rows in result["parts"].values():
         assert all(len(row["rates"]) == 2 for row in rows)

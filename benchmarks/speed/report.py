@@ -9,8 +9,15 @@ from typing import Any
 
 from benchmarks.record import about_line
 from benchmarks.speed.subjects import Result
+from spin.runtime.files import replacing_file
 
 UNITS = {"training": "pairs", "drawing": "images", "processes": "pairs"}
+TARGETS = {
+    ("tiny", "cpu"): {"training": {1: 3.5, 2: 1.2}, "drawing": {2: 3.5, 3: 1.0}, "processes": {1: 1.9}},
+    ("sd15", "cuda"): {"training": {1: 3.0, 2: 1.35}, "drawing": {2: 2.5}},
+    ("sdxl", "cuda"): {"training": {1: 3.0, 2: 1.35}, "drawing": {2: 2.5}},
+}
+"""How many times as fast as a row of a part the first row shall be."""
 
 
 @dataclass
@@ -81,6 +88,36 @@ def shown(part: dict[str, Measured], rate: int) -> list[dict[str, Any]]:
     return rows
 
 
+def verdicts(given: argparse.Namespace, measured: dict[str, dict[str, Measured]]) -> list[str]:
+    """A line for each target of this size and device: the median reached, and whether that is enough."""
+    lines = []
+    for part, wanted in TARGETS.get((given.size, given.device), {}).items():
+        if part not in measured:
+            continue
+        (name, first), *others = measured[part].items()
+        for row, least in wanted.items():
+            label, other = others[row - 1]
+            reached = statistics.median(ratios(first, other))
+            verdict = "met" if reached >= least else "missed"
+            lines.append(
+                f"- {part}, {name} over {label}: at least {least:g} wanted, {reached:.2f} reached: {verdict}"
+            )
+    return lines
+
+
+def fill_page(page: Path, name: str, lines: Sequence[str]) -> None:
+    """Put the tables between the marks of this name on a page, in place of those before."""
+    begin, end = f"<!-- {name}: made by `python -m benchmarks.run` -->", f"<!-- end of {name} -->"
+    text = page.read_text("utf-8")
+    before, found, rest = text.partition(begin)
+    if not found or end not in rest:
+        raise SystemExit(f"{page} must have the marks {begin} and {end}, found none; add them.")
+    with replacing_file(page) as temporary:
+        block = "\n".join(["", "", *lines[2:], "", ""])  # without the heading
+        temporary.write_text(before + begin + block + end + rest.partition(end)[2], "utf-8")
+    print(f"Wrote {name} into {page}")
+
+
 def lines_of(
     given: argparse.Namespace, about: dict[str, Any], measured: dict[str, dict[str, Measured]]
 ) -> list[str]:
@@ -104,7 +141,8 @@ def lines_of(
             "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
         ]
         lines += [_row(row) for row in shown(contestants, rate)]
-    return lines
+    said = verdicts(given, measured)
+    return [*lines, "", "Targets, by the medians:", "", *said] if said else lines
 
 
 def _row(row: dict[str, Any]) -> str:

@@ -42,8 +42,6 @@ from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
 
 PREVIEW_IMAGES = 32
-ENCODERS = 4
-"""Threads that make PNG files while the next batch is drawn; at 512 pixels one takes longer than a fast GPU draws."""
 INDEX_SCHEMA = pa.schema(
     [("id", pa.string()), ("row", pa.int64()), ("drawn_by", pa.string()), ("flagged", pa.string())]
 )
@@ -86,8 +84,8 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
         mine, by = drawn[rows.start : rows.stop], drawers[rows.start : rows.stop]
         frames, parts = [], []
 
-        # One drawer after the other: each is loaded once a shard.
-        with ThreadPoolExecutor(ENCODERS, "png") as encoders:
+        # One drawer after the other: each is loaded once a shard. A thread makes PNG files while the next batch is drawn.
+        with ThreadPoolExecutor(1, "png") as encoder:
             for drawer in np.unique(by):
                 name, left = stage.iterates[drawer], mine[by == drawer]
                 diffusion = stage.load(name)
@@ -95,7 +93,7 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
                     batch = captioned.take(left[start : start + stage.params.batch_size])
                     batch = batch.assign(row=left[start : start + len(batch)].astype(np.int64), drawn_by=name)
                     frame, part, images = _draw(stage, diffusion, batch, checker)
-                    frames.append((frame, encoders.map(_png, images)))
+                    frames.append((frame, encoder.map(_png, images)))
                     parts.append(part)
                     progress.update(len(batch))
         pd.concat([frame.assign(png=list(pngs)) for frame, pngs in frames]).to_parquet(
