@@ -46,13 +46,13 @@ CONTESTANTS = {
     "training": [
         Contestant("this project", f"{OURS}:training"),
         Contestant("Diffusion-DPO's recipe, one pair at a time", "benchmarks.speed.peers:diffusion_dpo", 1),
-        Contestant("the same at its best micro-batch", "benchmarks.speed.peers:diffusion_dpo"),
+        Contestant("Diffusion-DPO's recipe, at its best micro-batch", "benchmarks.speed.peers:diffusion_dpo"),
     ],
     "drawing": [
         Contestant("this project", f"{OURS}:drawing", variant="direct"),
         Contestant("this project, posteriors of the images included", f"{OURS}:drawing", variant="reencode"),
         Contestant("diffusers' pipeline, one prompt a call", "benchmarks.speed.drawing_peers:pipeline", 1),
-        Contestant("the same at its best batch", "benchmarks.speed.drawing_peers:pipeline"),
+        Contestant("diffusers' pipeline, at its best batch", "benchmarks.speed.drawing_peers:pipeline"),
     ],
     "processes": [
         Contestant("this project, 2 processes", f"{OURS}:training", processes=2),
@@ -219,6 +219,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--drawings", type=positive, default=1, help="of all images, in a turn")
     parser.add_argument("--images", type=positive, help="training images, in place of the size's")
     parser.add_argument("--pairs", type=positive, help="pairs of an update, in place of the size's")
+    parser.add_argument(
+        "--sizes", nargs="+", type=positive, help="pairs, or images, at a time that are tried"
+    )
     parser.add_argument("--base", type=Path, help="a folder in diffusers layout, in place of random weights")
     parser.add_argument(
         "--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="a parameter"
