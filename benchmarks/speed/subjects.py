@@ -128,8 +128,12 @@ def _received(pipe: Connection) -> Result:
 @contextmanager
 def started(job: Job) -> Iterator[Subject]:
     """Keep a contestant's processes for the block; they are ready when it begins."""
-    context, port = multiprocessing.get_context("forkserver"), _free_port()
-    context.set_forkserver_preload(PRELOADED)
+    method = (
+        "forkserver" if os.environ.get("CUDA_VISIBLE_DEVICES") == "" else "spawn"
+    )  # CUDA does not survive a fork
+    context, port = multiprocessing.get_context(method), _free_port()
+    if method == "forkserver":
+        context.set_forkserver_preload(PRELOADED)
     with ExitStack() as stack:
         pipes = []
         for rank in range(job.processes):
