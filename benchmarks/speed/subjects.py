@@ -128,12 +128,11 @@ def _received(pipe: Connection) -> Result:
 @contextmanager
 def started(job: Job) -> Iterator[Subject]:
     """Keep a contestant's processes for the block; they are ready when it begins."""
-    method = (
-        "forkserver" if os.environ.get("CUDA_VISIBLE_DEVICES") == "" else "spawn"
-    )  # CUDA does not survive a fork
-    context, port = multiprocessing.get_context(method), _free_port()
-    if method == "forkserver":
+    without_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # CUDA does not survive a fork
+    context = multiprocessing.get_context("forkserver" if without_gpu else "spawn")
+    if without_gpu:
         context.set_forkserver_preload(PRELOADED)
+    port = _free_port()
     with ExitStack() as stack:
         pipes = []
         for rank in range(job.processes):
