@@ -141,9 +141,10 @@ def main() -> None:
         for part in parts:
             pairs = size.pairs if part != "processes" else given.pairs or size.pairs_of_two
             fits = replace(size, pairs=pairs)
-            sizes = tuple(
-                each for each in size.sizes if each <= (size.images if part == "drawing" else pairs)
-            )
+            most = size.images if part == "drawing" else pairs
+            sizes = tuple(each for each in given.sizes or size.sizes if each <= most)
+            if not sizes:
+                raise SystemExit(f"--sizes must have one of at most {most}, got {given.sizes}; lower them.")
             room = folder.resolve() / ("two" if part == "processes" else "one")
             if not (room / "ready").is_file():
                 rate = prepared(room, given, fits, changes)
@@ -219,9 +220,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--drawings", type=positive, default=1, help="of all images, in a turn")
     parser.add_argument("--images", type=positive, help="training images, in place of the size's")
     parser.add_argument("--pairs", type=positive, help="pairs of an update, in place of the size's")
-    parser.add_argument(
-        "--sizes", nargs="+", type=positive, help="pairs, or images, at a time that are tried"
-    )
+    parser.add_argument("--sizes", nargs="+", type=positive, help="pairs or images at a time that are tried")
     parser.add_argument("--base", type=Path, help="a folder in diffusers layout, in place of random weights")
     parser.add_argument(
         "--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="a parameter"
