@@ -3,11 +3,20 @@
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.speed.drawing_peers import pipeline
+from benchmarks.speed.ours import drawing, training
+from benchmarks.speed.peers import diffusion_dpo
+from benchmarks.speed.subjects import Order, Turns
+from benchmarks.speed.workspace import PARAMS, SIZES, prepare, write_workspace
+from spin.params.schema import load_params
+from spin.runtime import meter
 from spin.runtime.files import read_json
 from tests.models.tiny_families import write_tiny_sdxl
 from tests.test_layers import ROOT, WITHOUT
@@ -60,11 +69,51 @@ def test_every_contestant_is_measured_without_orchestration(tmp_path: Path, tiny
     assert [row["processes"] for row in result["parts"]["processes"]] == [2, 1, 2]
 
 
-@pytest.mark.slow
-def test_sdxl_is_measured_too(tmp_path: Path) -> None:
+class Scripted(Turns):
+    """Orders that are known beforehand, in this process; `asked` is what each took of the networks."""
+
+    def __init__(self, *orders: Order) -> None:
+        self.orders, self.items, self.asked = list(orders), list[int](), list[Counter[Any]]()
+
+    def wait(self) -> Order | None:
+        meter.asked.clear()
+        return self.orders.pop(0) if self.orders else None
+
+    def finish(self, items: int) -> None:
+        self.items.append(items)
+        self.asked.append(meter.asked.copy())
+
+    def rows(self, part: str) -> list[int]:
+        """Samples through a network, by turn."""
+        return [sum(rows for ask, rows in turn.items() if ask.part == part) for turn in self.asked]
+
+
+def test_the_contestants_do_the_same_work_on_sdxl_but_for_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_tiny_sdxl(tmp_path / "base")
-    small = ["--set", "resolution", "32", "--parts", "training", "drawing"]
-    result = measured(tmp_path, "--size", "sdxl", "--base", str(tmp_path / "base"), "--images", "4", *small)
-    ours, one, _ = result["parts"]["training"]
-    assert 0 < ours["tflop_each"] < one["tflop_each"]
-    assert result["settings"]["one"]["training"]["lora"] is None
+    size = replace(SIZES["sdxl", "cpu"], images=4)
+    few = {"resolution": 32, "opponents.num_inference_steps": 2}
+    write_workspace(tmp_path, "sdxl", size, tmp_path / "base", few)
+    monkeypatch.chdir(tmp_path)
+    params = load_params(PARAMS)
+    assert params.training.lora is None
+    prepare(params, Scripted(), "")
+
+    # Two updates of two pairs, one and two at a time: 4 forwards a pair, and 2 images and a caption encoded by the peers.
+    orders = Order(1, 1), Order(1, 2)
+    training(params, ours := Scripted(*orders), "")
+    diffusion_dpo(params, peers := Scripted(*orders), "")
+    assert ours.items == peers.items == [2, 2]
+    assert ours.rows("denoiser") == peers.rows("denoiser") == [8, 8]
+    assert ours.rows("encoder") == ours.rows("text") == [0, 0]
+    assert peers.rows("encoder") == [4, 4]
+    assert peers.rows("text") == [2, 2]
+
+    # All images twice, one and four at a time.
+    orders = Order(1, 1), Order(1, 4)
+    drawing(params, drawn := Scripted(*orders), "direct")
+    pipeline(params, piped := Scripted(*orders), "")
+    assert drawn.items == piped.items == [4, 4]
+    assert drawn.rows("denoiser") == piped.rows("denoiser") == [8, 8]
+    assert drawn.rows("decoder") == piped.rows("decoder") == [4, 4]
