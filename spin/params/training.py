@@ -62,7 +62,7 @@ class TrainingParams(Section):
     2024, section 3.1)."""
     gradient_checkpointing: bool
     compile: bool
-    """Compile the network with torch.compile; the first update takes minutes longer."""
+    """Compile the network's repeated blocks with torch.compile; the first update takes minutes longer."""
     preview_every: NonNegativeInt
     """Updates between two grids of fixed held-out captions and seeds (outputs/previews); 0 draws none."""
     checkpoint_every: PositiveInt
