@@ -11,15 +11,23 @@ from spin.evaluation.lineage import revision_line
 from spin.runtime.files import replacing_file, write_json
 
 
-def about_here(packages: Sequence[str]) -> dict[str, Any]:
-    """Commit, machine and versions."""
+def about_here(packages: Sequence[str], device: str = "cpu") -> dict[str, Any]:
+    """Commit, machine and versions; with the device `cuda` the GPUs and their driver's version of CUDA too."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     threads = os.environ.get("OMP_NUM_THREADS", "as many as cores")
     return {
         "commit": revision_line(Path(__file__).parent),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, threads: {threads}, no GPU",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, threads: {threads}, {_gpus(device)}",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+
+
+def _gpus(device: str) -> str:
+    if device != "cuda":
+        return "no GPU"
+    import torch
+
+    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
 
 
 def about_line(about: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ class TrainingParams(Section):
     turn. null draws anew at every visit, as the papers do. Supervised fine-tuning always does."""
     gradient_checkpointing: bool
     compile: bool
-    """Compile the network with torch.compile; the first update takes minutes longer."""
+    """Compile the network's repeated blocks with torch.compile; the first update takes minutes longer."""
     preview_every: NonNegativeInt
     """Updates between two grids of fixed held-out captions and seeds (outputs/previews); 0 draws none."""
     checkpoint_every: PositiveInt

@@ -12,6 +12,7 @@ opponents.json                   who drew them and how, and how many were flagge
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,18 +84,21 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
         mine, by = drawn[rows.start : rows.stop], drawers[rows.start : rows.stop]
         frames, parts = [], []
 
-        # One drawer after the other: each is loaded once a shard.
-        for drawer in np.unique(by):
-            name, left = stage.iterates[drawer], mine[by == drawer]
-            diffusion = stage.load(name)
-            for start in range(0, len(left), stage.params.batch_size):
-                batch = captioned.take(left[start : start + stage.params.batch_size])
-                batch = batch.assign(row=left[start : start + len(batch)].astype(np.int64), drawn_by=name)
-                frame, part = _draw(stage, diffusion, batch, checker)
-                frames.append(frame)
-                parts.append(part)
-                progress.update(len(batch))
-        pd.concat(frames).to_parquet(folder / "images.parquet", index=False)
+        # One drawer after the other: each is loaded once a shard. A thread makes PNG files while the next batch is drawn.
+        with ThreadPoolExecutor(1, "png") as encoder:
+            for drawer in np.unique(by):
+                name, left = stage.iterates[drawer], mine[by == drawer]
+                diffusion = stage.load(name)
+                for start in range(0, len(left), stage.params.batch_size):
+                    batch = captioned.take(left[start : start + stage.params.batch_size])
+                    batch = batch.assign(row=left[start : start + len(batch)].astype(np.int64), drawn_by=name)
+                    frame, part, images = _draw(stage, diffusion, batch, checker)
+                    frames.append((frame, encoder.map(_png, images)))
+                    parts.append(part)
+                    progress.update(len(batch))
+        pd.concat([frame.assign(png=list(pngs)) for frame, pngs in frames]).to_parquet(
+            folder / "images.parquet", index=False
+        )
         whole = {name: torch.cat([part[name] for part in parts]).contiguous() for name in parts[0]}
         save_file(whole, folder / "latents.safetensors")
 
@@ -107,8 +111,8 @@ def _draw(
     diffusion: LatentDiffusion,
     batch: pd.DataFrame,
     checker: SafetyChecker | None,
-) -> tuple[pd.DataFrame, dict[str, Tensor]]:
-    """Draw a batch of one iterate: its rows of images.parquet, and its posteriors by name."""
+) -> tuple[pd.DataFrame, dict[str, Tensor], Tensor]:
+    """Draw a batch of one iterate: its rows of images.parquet but for the PNG files, its posteriors by name, its images."""
     generators = [
         _stream(stage, identifier, name)
         for identifier, name in zip(batch["id"], batch["drawn_by"], strict=True)
@@ -121,8 +125,8 @@ def _draw(
     reasons = reasons_to_skip(images, latents, checker)
     kept = torch.tensor([not reason for reason in reasons]).reshape(-1, 1, 1, 1)
     posterior = _posterior(diffusion, images, latents, stage)
-    frame = batch[["id", "row", "drawn_by"]].assign(flagged=reasons, png=[_png(image) for image in images])
-    return frame, {name: torch.where(kept, tensor, 0.0) for name, tensor in posterior.items()}
+    frame = batch[["id", "row", "drawn_by"]].assign(flagged=reasons)
+    return frame, {name: torch.where(kept, tensor, 0.0) for name, tensor in posterior.items()}, images
 
 
 def _stream(stage: OpponentStage, identifier: str, drawer: str) -> torch.Generator:

@@ -1,11 +1,14 @@
 """Images for evaluation: every model draws the same prompts from the same seeds under the same protocol."""
 
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from PIL import Image
+from torch import Tensor
 
 from spin.data.manifest import read_prompt_table
 from spin.models.conditioning import square_geometry
@@ -66,11 +69,11 @@ def draw_samples(
         for index in range(params.images_per_prompt)
     ]
 
-    # Draw what is missing, a batch at a time.
+    # Draw what is missing, a batch at a time; a thread writes it while the next one is drawn.
     empty, shares = diffusion.encode_prompts([""]), my_shards(len(rows), params.batch_size)
-    with Progress(
-        share_label(f"generate {name}"), sum(len(part) for _, part in shares), "images"
-    ) as progress:
+    label, total = share_label(f"generate {name}"), sum(len(part) for _, part in shares)
+    with Progress(label, total, "images") as progress, ThreadPoolExecutor(1, "png") as writer:
+        writing: Future[None] | None = None
         for _, part in shares:
             batch = rows[part.start : part.stop]
             shard = work / f"batch-{part.start:07d}-{params.batch_size}"
@@ -82,12 +85,21 @@ def draw_samples(
                 ]
                 guidance = Guidance(text, empty, square_geometry(len(batch), resolution))
                 images, _ = sample_images(diffusion, guidance, generators, params, resolution)
-                with replacing_dir(shard) as folder:
-                    for row, image in zip(batch, images, strict=True):
-                        Image.fromarray(image.numpy()).save(folder / Path(str(row["image"])).name)
+                if writing is not None:
+                    writing.result()  # a kill loses at most the batch before this one too
+                writing = writer.submit(_write_batch, shard, batch, images)
             progress.update(len(batch))
+        if writing is not None:
+            writing.result()
     wait_for_all()
     return rows
+
+
+def _write_batch(shard: Path, batch: Sequence[dict[str, Any]], images: Tensor) -> None:
+    """Write the images uint8 (B, H, W, 3) of a batch's rows as PNG files into the folder `shard`, all or nothing."""
+    with replacing_dir(shard) as folder:
+        for row, image in zip(batch, images, strict=True):
+            Image.fromarray(image.numpy()).save(folder / Path(str(row["image"])).name)
 
 
 def _collect(out: Path, work: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,9 +1,17 @@
 """Stages that draw: what is drawn repeats, and what a killed run drew is kept."""
 
+import io
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 from spin.params.schema import Params
 from spin.runtime.files import read_json, sha256_tree
@@ -89,3 +97,53 @@ def test_a_level_has_one_image_a_prompt_whatever_the_models_draw(inside: Path, t
     assert len(pd.read_parquet(samples / "manifest.parquet")) == 4
     assert read_json(samples / "protocol.json")["images_per_prompt"] == 1
     assert "diversity" not in read_json(scores / "summary.json"), "of copies it would be 0"
+
+
+def held_up(patch: pytest.MonkeyPatch, module: ModuleType, write: str) -> list[torch.Tensor]:
+    """Let `write` wait until a second batch is being drawn; returns what will hold all images drawn, by batch."""
+    drawn: list[torch.Tensor] = []
+    second = threading.Event()
+    draw: Callable[..., Any] = vars(module)["sample_images"]
+    written: Callable[..., Any] = vars(module)[write]
+
+    def noted(*arguments: Any) -> Any:
+        if drawn:
+            second.set()
+        images, latents = draw(*arguments)
+        drawn.append(images)
+        return images, latents
+
+    def late(*arguments: Any) -> Any:
+        assert second.wait(60), "the next batch waits for the files of the last one"
+        return written(*arguments)
+
+    patch.setattr(module, "sample_images", noted)
+    patch.setattr(module, write, late)
+    return drawn
+
+
+def test_files_of_opponents_are_made_while_the_next_batch_is_drawn(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import spin.sampling.opponents
+
+    drawn = held_up(monkeypatch, spin.sampling.opponents, "_png")
+    run_opponents(parameters(tiny_base, opponents={"batch_size": 4, "shard_size": 12}), "iter1")
+    (shard,) = Path("outputs/opponents/iter1").glob("shard-*/images.parquet")
+    files = [Image.open(io.BytesIO(png)) for png in pd.read_parquet(shard)["png"]]
+    assert len(files) == 12
+    assert np.array_equal(np.stack(files), torch.cat(drawn).numpy()), "each row has its own image"
+
+
+def test_samples_are_written_while_the_next_batch_is_drawn(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import spin.sampling.samples
+
+    params = parameters(tiny_base, evaluate={"batch_size": 2})
+    run_prompt_set(params, "test")
+    drawn = held_up(monkeypatch, spin.sampling.samples, "_write_batch")
+    run_generate(params, "test", "base")
+    folder = Path("outputs/samples/test/base")
+    files = [Image.open(folder / image) for image in pd.read_parquet(folder / "manifest.parquet")["image"]]
+    assert np.array_equal(np.stack(files), torch.cat(drawn).numpy()), "each row has its own image"

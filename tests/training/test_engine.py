@@ -85,7 +85,7 @@ def test_compiling_leaves_the_names_of_the_weights(
 
     monkeypatch.setattr(torch.nn.Module, "compile", traced)
     weights, curve = trained(parameters(tiny_base, training={"compile": True}))
-    assert len(compiled) == 2, "player and opponent"
+    assert len(compiled) == 2 * 4, "the transformer blocks of player and opponent"
     assert curve[0]["loss"] == LOG_2
     assert weights.keys() == plain.keys()
     assert differ(weights, plain) < 1e-5

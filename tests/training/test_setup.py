@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from diffusers.models.attention import BasicTransformerBlock
 from torch.utils._pytree import tree_leaves
 
 import spin.training.precision
@@ -23,6 +24,7 @@ from spin.training.optim import make_optimizer
 from spin.training.precision import make_accelerator
 from spin.training.setup import (
     Inputs,
+    compile_blocks,
     load_opponent,
     make_objective,
     make_recipe,
@@ -103,7 +105,19 @@ def test_gradient_checkpointing_and_compiling_are_for_those_who_ask(
     params = parameters(tiny_base, training={"gradient_checkpointing": asked, "compile": asked})
     networks = set_up_networks(params, "iter1", BASE, CPU)
     assert networks.player.is_gradient_checkpointing is asked
-    assert compiled == ([networks.player, *networks.opponents] if asked else [])
+    both = (networks.player, *networks.opponents)
+    blocks = [
+        part for network in both for part in network.modules() if isinstance(part, BasicTransformerBlock)
+    ]
+    assert len(blocks) == 2 * 4, "the ones that the tiny UNet repeats"
+    assert compiled == (blocks if asked else [])
+
+
+def test_a_network_that_repeats_no_block_is_compiled_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
+    compile_blocks(network := torch.nn.Sequential(torch.nn.Linear(1, 1)))
+    assert compiled == [network]
 
 
 @pytest.mark.parametrize("asked", ["previous", "random"])
