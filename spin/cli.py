@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ from spin.runtime.launch import (
     lost_another,
     processes_wanted,
 )
+from spin.runtime.warm import run_warm
 from spin.stages import sync
 from spin.stages.stage import Item, Stage
 from spin.stages.table import STAGES, stage_of
@@ -107,7 +109,24 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--prompts", help=OPTIONS["prompts"])
     for tool in (sample, promote, prompts, arena, export, sync, toy):
         tool.register(commands)
+    forks = commands.add_parser("warm")  # no help: the flow's, not the user's
+    forks.add_argument("socket")
+    forks.set_defaults(run=_fork_stages)
     return parser
+
+
+def _fork_stages(options: argparse.Namespace) -> int:
+    """Serve as `spin.stages.warm` says; only a fork gets past the first line."""
+    from spin.stages.warm import end_fork, serve
+
+    arguments, code = serve(options.socket), FAILED
+    try:
+        code = main(arguments)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else FAILED
+    except BaseException:
+        traceback.print_exc()
+    end_fork(code)
 
 
 def _run_stage(options: argparse.Namespace) -> int:
@@ -129,6 +148,8 @@ def _run_stage(options: argparse.Namespace) -> int:
         become_trainjob(options.arguments)
         if (wanted := processes_wanted()) != (1, 1):
             return launch(options.arguments, *wanted)
+    if not is_launched() and (code := run_warm(options.arguments)) is not None:
+        return code
     from spin.tracking.runs import stage_run
 
     with stage_run(params, stage.label(item), Path.cwd(), stage.gpu) as run:
