@@ -36,6 +36,7 @@ from tasks.process import end_all, stopping
 from tasks.project import Project, TornProjectError, open_project
 from tasks.registry import promote
 from tasks.stage import BAD_INPUT_STATE, CACHED_STATE, RESTORED_STATE, TASKS
+from tasks.warm import let_cool
 
 FLOW = "spin-diffusion"
 NO_REMOTE = "pull and push need a DVC remote, found none; name one by `dvc remote add -d store URL`."
@@ -97,6 +98,7 @@ def bring_up_to_date(
         stopping.set()
         raise
     finally:
+        let_cool(project.root)
         end_all()  # cancelled or interrupted: nothing goes on writing
 
     # Say what came of it, here, in the registry and on the remote.

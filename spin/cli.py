@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -25,6 +26,7 @@ from spin.runtime.launch import (
     lost_another,
     processes_wanted,
 )
+from spin.runtime.warm import run_warm
 from spin.stages import fetch, sync
 from spin.stages.stage import Item, Stage
 from spin.stages.table import STAGES, stage_of
@@ -120,7 +122,24 @@ def _parser() -> argparse.ArgumentParser:
     for tool in (sample, promote, prompts, arena, export, sync, toy):
         tool.register(commands)
     parser.epilog = commands.listing()
+    forks = commands.add_parser("warm")  # not listed: the flow's, not the user's
+    forks.add_argument("socket")
+    forks.set_defaults(run=_fork_stages)
     return parser
+
+
+def _fork_stages(options: argparse.Namespace) -> int:
+    """Serve as `spin.stages.warm` says; only a fork gets past the first line."""
+    from spin.stages.warm import end_fork, serve
+
+    arguments, code = serve(options.socket), FAILED
+    try:
+        code = main(arguments)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else FAILED
+    except BaseException:
+        traceback.print_exc()
+    end_fork(code)
 
 
 def _run_stage(options: argparse.Namespace) -> int:
@@ -141,8 +160,11 @@ def _run_stage(options: argparse.Namespace) -> int:
     if not is_launched():
         if stage.shared:
             become_trainjob(options.arguments)
+        wanted = processes_wanted() if stage.shared else (1, 1)
+        if wanted == (1, 1) and (code := run_warm(options.arguments)) is not None:
+            return code
         preflight.check_hub(params, stage.name)
-        if stage.shared and (wanted := processes_wanted()) != (1, 1):
+        if wanted != (1, 1):
             return launch(options.arguments, *wanted)
     from spin.tracking.runs import stage_run
 

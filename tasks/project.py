@@ -111,6 +111,10 @@ class Project:
         """Tell whether `dvc repro --single-item` would run `stage`; files are looked at anew each time."""
         return self._ask(lambda index: bool(_named(index, stage).changed()))
 
+    def command_of(self, stage: str) -> str:
+        """Return the command that `stage` runs."""
+        return self._ask(lambda index: str(_named(index, stage).cmd))
+
     @contextmanager
     def command(self) -> Iterator[None]:
         """Hold while a DVC command of this flow is under way: it may keep DVC's lock as long as it pulls or pushes."""

@@ -22,6 +22,7 @@ from tasks.commands import CHATTER, STAGE_EXIT, dvc, push
 from tasks.process import Exit, stopping
 from tasks.progress import ProgressBar
 from tasks.project import Project, project_at
+from tasks.warm import keep_warm
 
 BAD_INPUT = 2
 """Exit code of `python -m spin` when its one sentence says what the user can mend."""
@@ -122,6 +123,8 @@ def reproduce(stage: str, project: Project, on_line: Callable[[str], None]) -> W
     if ended.code:
         raise _error(stage, ended, project.timeout)
     ran = any(line.startswith("Running stage '") for line in ended.lines)
+    if ran:
+        keep_warm(project.root, project.command_of(stage))
     return Work(time.monotonic() - started, ran)
 
 

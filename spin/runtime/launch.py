@@ -76,8 +76,13 @@ def _number(name: str) -> int | None:
     return int(given)
 
 
+def has_gpus() -> bool:
+    """Whether this machine has the files of a GPU; light."""
+    return any(any(Path("/dev").glob(pattern)) for pattern in _DEVICES)
+
+
 def _visible_gpus() -> int:
-    if not any(any(Path("/dev").glob(pattern)) for pattern in _DEVICES):
+    if not has_gpus():
         return 0
     import torch
 
