@@ -11,9 +11,10 @@ pytest.importorskip("dvc")
 pytest.importorskip("prefect")
 
 import flows  # noqa: F401  (switches before Prefect)
+from flows.forms import Running
 from flows.order import needed_for
 from flows.refusal import unreachable_input
-from flows.spin_diffusion import spin_diffusion
+from flows.spin_diffusion import bring_up_to_date
 from tasks.project import Project
 from tests.hub import offline_cache
 from tests.models.tiny import miniature_params, write_params
@@ -55,10 +56,9 @@ def test_a_scorer_that_cannot_be_had_is_asked_for_by_stages_that_judge_and_are_o
     assert refused(root) is not None, "what judges waits for it"
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("prefect_server")
 def test_a_flow_refuses_it_before_any_stage(root: Path) -> None:
-    state = spin_diffusion(root=root, return_state=True)
+    state = bring_up_to_date(root, None, Running())
     assert state.name == "BadInput"
+    assert state.message is not None
     assert state.message.startswith("scorers.hps.source must be a folder or a repository that the hub has")
     assert not (root / "tries").exists()
