@@ -191,7 +191,7 @@ def test_init_knows_numbered_folders_and_says_so(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "profiles").symlink_to(Path(__file__).resolve().parents[2] / "profiles")
     folder = write_numbered(tmp_path / "photos")
-    init = ["init", "--images", "photos", "--profile", "toy", "--force"]
+    init = ["init", "--images", "photos", "--profile", "toy", "--force", "--min-images", "1"]
     assert main(init) == 0
     assert "10_NAME is shown ten times an epoch (data.repeats)" in capsys.readouterr().out
     data = load_params().data

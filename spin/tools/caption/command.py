@@ -132,8 +132,8 @@ def _caption(
 
 def _told(folder: Path, captions: "Captions", failed: dict[Path, str]) -> list[str]:
     lines = [
-        f"{folder}: {captions.num_written} of {captions.num_images} images captioned, in {captions.where}; "
-        "a model made them: read and correct them"
+        f"{folder}: {captions.num_written} of {captions.num_images} images captioned, in {captions.where}, and "
+        f"{captions.num_images - len(captions.missing)} had a caption; read and correct what the model wrote"
     ]
     if failed:
         named = ", ".join(f"{path} ({reason})" for path, reason in list(failed.items())[:NAMED])
