@@ -22,7 +22,12 @@ from tests.data.tables import column
 def bring(folder: Path, out: Path, num_val: int = 1, num_test: int = 1, small: str = "drop") -> pd.DataFrame:
     out.mkdir()
     params = FolderData(
-        kind="folder", path=str(folder), num_val=num_val, num_test=num_test, small_images=small
+        kind="folder",
+        path=str(folder),
+        num_val=num_val,
+        num_test=num_test,
+        small_images=small,
+        aspect_buckets=None,
     )
     write_folder_data(out, params, 32)
     return pd.read_parquet(out / "manifest.parquet")

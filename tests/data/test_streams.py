@@ -130,7 +130,9 @@ def test_memory_does_not_grow_with_the_number_of_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "ROWS_HELD", 64)
-    params = FolderData(kind="folder", path="x", num_val=5, num_test=5, small_images="drop")
+    params = FolderData(
+        kind="folder", path="x", num_val=5, num_test=5, small_images="drop", aspect_buckets=None
+    )
     peaks = []
     for count in (150, 150, 900):  # the first one warms caches up
         out = tmp_path / f"out{len(peaks)}"

@@ -25,7 +25,8 @@ def params(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     Path("dvc.yaml").touch()
     write_mixed_folder(Path("pictures"))
-    data = {"kind": "folder", "path": "pictures", "num_val": 2, "num_test": 2, "small_images": "drop"}
+    data = {"kind": "folder", "path": "pictures", "num_val": 2, "num_test": 2}
+    data |= {"small_images": "drop", "aspect_buckets": None}
     return parameters(tiny_base).model_copy(update={"data": FolderData.model_validate(data)})
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from spin.errors import ParamsError
+from spin.params.buckets import AspectBuckets
 from spin.params.data import ImageData
 from spin.params.schema import load_params
 from spin.runtime.files import replacing_file
@@ -52,7 +53,8 @@ def run_init(options: argparse.Namespace) -> None:
     if resolution <= 0 or resolution % 8:
         raise ParamsError(f"--resolution must be a positive multiple of 8, got {resolution}; choose one.")
     wants_pairs = any(baseline["objective"] == "dpo" for baseline in params["baselines"].values())
-    survey = survey_source(_from_here(options.images), resolution, wants_pairs)
+    buckets = _buckets_at(params["data"].get("aspect_buckets"), resolution)
+    survey = survey_source(_from_here(options.images), resolution, wants_pairs, buckets)
     text = _filled(profile, params, survey, resolution, options.base)
     with replacing_file(options.out) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -61,6 +63,14 @@ def run_init(options: argparse.Namespace) -> None:
         except ParamsError as error:
             raise ParamsError(str(error).replace(str(temporary), str(options.out))) from None
     print("\n".join(_told(survey, profile, options.out)))
+
+
+def _buckets_at(given: dict[str, Any] | None, resolution: int) -> AspectBuckets | None:
+    """The profile's buckets, unless another resolution has none of their step but the square, or not even that."""
+    buckets = None if given is None else AspectBuckets.model_validate(given)
+    if buckets is None or resolution % buckets.step or len(buckets.sizes(resolution)) == 1:
+        return None
+    return buckets
 
 
 def _filled(
@@ -98,5 +108,8 @@ def _told(survey: "Survey", profile: Path, out: Path) -> list[str]:
         f"{survey.card.sentence()}{looked}",
         f"{out}: from profiles/{profile.name}; of {survey.captions} captions {data.num_val} are held out for previews "
         f"and {data.num_test} for evaluation",
+        "images are cropped to squares; data.aspect_buckets keeps portraits and landscapes whole (docs/data.md)"
+        if data.aspect_buckets is None
+        else "images are cropped to the nearest of several shapes, as data.aspect_buckets says",
         "next: `python -m spin data` brings the images in; `dvc repro` runs every stage",
     ]

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import Any
 from spin.data.card import DataCard
 from spin.data.dataset import captioned_rows
 from spin.data.folder import METADATA, captioned_files, metadata_kind
-from spin.data.images import check_image
+from spin.data.images import check_image, sizes_of
 from spin.data.pickapic import COLUMNS, judged_rows
 from spin.data.seen import Seen
 from spin.data.streams import Stream, image_bytes, local_files, lookup, num_rows, open_stream
 from spin.data.writer import CaptionedImage, RowLines, read_image
 from spin.errors import DataError
+from spin.params.buckets import AspectBuckets, Size
 from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.runtime.images import UnusableImageError
 from spin.runtime.threads import map_ordered
@@ -42,21 +43,22 @@ class Survey:
     complete: bool
 
 
-def survey_source(source: str, resolution: int, pairs: bool) -> Survey:
+def survey_source(source: str, resolution: int, pairs: bool, buckets: AspectBuckets | None = None) -> Survey:
     """Look at a folder of images, parquet files, .tar shards or a hub id.
 
-    `pairs` says whether a Pick-a-Pic source is to keep its pairs. Raises `DataError` if it is none of these or has
+    `pairs` says whether a Pick-a-Pic source is to keep its pairs, `buckets` what is trained on besides squares. Raises `DataError` if it is none of these or has
     no captions.
     """
     path = Path(source)
-    shared: dict[str, Any] = {"num_val": 1, "num_test": 1, "small_images": "drop"}
+    shared: dict[str, Any] = {"num_val": 1, "num_test": 1, "small_images": "drop", "aspect_buckets": buckets}
+    sizes = sizes_of(resolution, buckets)
 
     # A folder of images with captions beside them.
     bare = path.is_dir() and not any(path.rglob("*.parquet")) and not any(path.rglob("*.tar"))
     if bare or any((path / name).is_file() for name in METADATA):
         folder = FolderData(kind="folder", path=source, **shared)
         card = DataCard(source=source)
-        looked = _look(captioned_files(path, card), card, resolution, None)
+        looked = _look(captioned_files(path, card), card, sizes, None)
         return _with_held_out(Survey(folder, card, metadata_kind(path), *looked))
 
     # A stream of rows: Pick-a-Pic by its columns, else any image and text column.
@@ -73,11 +75,11 @@ def survey_source(source: str, resolution: int, pairs: bool) -> Survey:
     if set(COLUMNS) <= set(stream.columns):
         splits: dict[str, Any] = {f"{key}_split": _split_of(source, name) for key, name in _PICKAPIC_SPLITS}
         judged = PickapicData(kind="pickapic", pairs=pairs, **splits, **streamed)
-        looked = _look(judged_rows(stream, judged, card, lambda _: False, set()), card, resolution, limit)
+        looked = _look(judged_rows(stream, judged, card, lambda _: False, set()), card, sizes, limit)
         return _with_held_out(Survey(judged, card, "Pick-a-Pic's columns", *looked))
     image, text = _columns(stream, source)
     dataset = DatasetData(kind="dataset", config=None, image_column=image, text_column=text, **streamed)
-    looked = _look(captioned_rows(stream, dataset, card), card, resolution, limit)
+    looked = _look(captioned_rows(stream, dataset, card), card, sizes, limit)
     return _with_held_out(Survey(dataset, card, f"columns {image} and {text}", *looked))
 
 
@@ -85,7 +87,7 @@ _PICKAPIC_SPLITS = (("val", "validation_unique"), ("test", "test_unique"))
 
 
 def _look(
-    rows: Iterator[CaptionedImage], card: DataCard, resolution: int, limit: int | None
+    rows: Iterator[CaptionedImage], card: DataCard, sizes: Sequence[Size], limit: int | None
 ) -> tuple[int, bool]:
     """Decode the first images; return the number of distinct captions and whether every row was read.
 
@@ -97,7 +99,7 @@ def _look(
         try:
             images = [read_image(image) if isinstance(image, Path) else image for image in row.images]
             for image in images:
-                check_image(image, resolution, "drop")
+                check_image(image, sizes, "drop")
         except UnusableImageError as error:
             return error.reason
         return hashlib.sha256(images[0]).digest()
