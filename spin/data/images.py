@@ -5,7 +5,6 @@ a few hundredths of its height and not its head.
 """
 
 import io
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,9 +38,14 @@ def sizes_of(resolution: int, buckets: AspectBuckets | None) -> list[Size]:
 
 
 def nearest(sizes: Sequence[Size], width: int, height: int) -> Size:
-    """The size whose aspect ratio is the nearest by its logarithm, which treats portraits as landscapes; of several the largest."""
-    shape = math.log(width / height)
-    return min(sizes, key=lambda size: (abs(math.log(size[0] / size[1]) - shape), -size[0] * size[1]))
+    """The size that cuts the least away; of several the largest, and then the first, which is the narrowest of `sizes_of`: it
+    cuts the sides and not the head."""
+
+    def rank(size: Size) -> tuple[float, int]:
+        across, down = size[0] * height, size[1] * width  # whole numbers: every machine finds the same ties
+        return max(across / down, down / across), -size[0] * size[1]
+
+    return min(sizes, key=rank)
 
 
 def is_beyond(sizes: Sequence[Size], width: int, height: int) -> bool:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 RATIOS = ((2, 3), (3, 4), (4, 5), (9, 16), (1, 1), (3, 2), (4, 3), (16, 9), (1, 2), (1, 1))
 HEAD = (255, 0, 0)
 SKIES = ((20, 40, 200), (10, 120, 60), (90, 20, 120))
-HEAD_TOP, HEAD_HEIGHT = 0.05, 0.15
+HEAD_TOP, HEAD_HEIGHT = 0.08, 0.15
 """In parts of the image's height."""
 
 
