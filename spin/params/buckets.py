@@ -10,8 +10,9 @@ Size = tuple[int, int]
 """(width, height) in pixels."""
 
 LEAST_AREA_PERCENT = 90
-"""Of the square's area. With it, sides of multiples of 64 and ratios up to 4 the sizes at 1024 pixels are those that SDXL was
-trained at (Podell et al. 2023, arXiv:2307.01952, appendix I), and memory and time hardly differ between buckets."""
+"""Of the square's area. With it, sides of multiples of 64 and ratios up to 4 the sizes at 1024 pixels are the 40 that SDXL was
+trained at (Podell et al. 2023, arXiv:2307.01952, appendix I) and the mirror of one, and memory and time hardly differ
+between buckets."""
 
 
 class AspectBuckets(Section):

@@ -4,7 +4,6 @@ import shutil
 from typing import Any
 
 from spin import paths
-from spin.data.images import sizes_of
 from spin.errors import ParamsError
 from spin.params.schema import Params
 from spin.runtime.devices import default_device
@@ -47,6 +46,7 @@ def run_base(params: Params) -> None:
 
 def _check_sizes(params: Params, reference: dict[str, Any]) -> None:
     """Raise `ParamsError` for images of a size that the base cannot draw; the UNets take any."""
+    from spin.data.images import sizes_of
     from spin.models.bases import find_base
 
     if reference["family"] != "stable-diffusion-3":

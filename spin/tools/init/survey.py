@@ -46,8 +46,8 @@ class Survey:
 def survey_source(source: str, resolution: int, pairs: bool, buckets: AspectBuckets | None = None) -> Survey:
     """Look at a folder of images, parquet files, .tar shards or a hub id.
 
-    `pairs` says whether a Pick-a-Pic source is to keep its pairs, `buckets` what is trained on besides squares. Raises `DataError` if it is none of these or has
-    no captions.
+    `pairs` says whether a Pick-a-Pic source is to keep its pairs, `buckets` what is trained on besides squares. Raises
+    `DataError` if it is none of these or has no captions.
     """
     path = Path(source)
     shared: dict[str, Any] = {"num_val": 1, "num_test": 1, "small_images": "drop", "aspect_buckets": buckets}
