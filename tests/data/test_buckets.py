@@ -83,6 +83,8 @@ def test_the_corner_and_the_original_size_say_where_every_pixel_was(width: int, 
     scale = max(
         prepared.width / width, prepared.height / height
     )  # as SDXL is told: the corner is in resized pixels
+    assert prepared.crop_left == pytest.approx((scale * width - prepared.width) / 2, abs=1), "the centre"
+    assert prepared.crop_top == pytest.approx((scale * height - prepared.height) / 2, abs=1)
     for x, y in (
         (0, 0),
         (prepared.width - 1, prepared.height - 1),

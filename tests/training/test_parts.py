@@ -131,8 +131,8 @@ def test_one_shape_gives_the_micro_batches_that_there_are_without_buckets() -> N
 
 
 def test_the_trial_of_memory_has_all_rows_in_the_largest_shape(diffusion: LatentDiffusion) -> None:
-    for rank in range(4):
-        trial = draw_parts(draw_batch, source_of(diffusion, stretch(rank, 4)), 0).trial()
+    for step in range(8):
+        trial = draw_parts(draw_batch, source_of(diffusion, stretch(step % 4, 4)), step).trial()
         assert isinstance(trial, Batch)
         assert trial.real.x_t.shape == (BATCH // 4, 2, 4, 4)
 
