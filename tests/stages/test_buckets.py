@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from spin.cli import main
 from spin.data.cache import Cache
 from spin.data.manifest import read_manifest
 from spin.data.stored import open_stored
@@ -220,6 +221,13 @@ def test_what_a_stage_cost_counts_each_image_as_a_square(inside: Path) -> None:
     narrow = {Ask("encoder", 48): 3, Ask("denoiser", 12, 16): 5, Ask("denoiser", 20, 16): 2}
     square = {Ask("encoder", 64): 3, Ask("denoiser", 16, 16): 7}
     assert cost.tflop_of(narrow, params) == pytest.approx(cost.tflop_of(square, plain), rel=1e-9)
+
+
+def test_a_plan_says_that_it_counts_squares(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--images", "17"]) == 0
+    assert (
+        "Every image counts as a square: the buckets' areas are 90 to 100% of its." in capsys.readouterr().out
+    )
 
 
 def test_the_sheet_of_opponents_does_not_distort_them(inside: Path) -> None:
