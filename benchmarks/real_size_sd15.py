@@ -59,6 +59,7 @@ def changed_profile(
         "num_val": 1,
         "num_test": 2,
         "small_images": small_images,
+        "aspect_buckets": None,
     }
     for section in ("opponents", "evaluate"):
         raw[section] |= {"num_inference_steps": 2, "batch_size": 2, "precision": "fp32"}

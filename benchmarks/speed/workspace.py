@@ -76,6 +76,9 @@ def write_workspace(folder: Path, name: str, size: Size, base: Path | None, chan
             "num_val": 1,
             "num_test": 2,
             "small_images": raw["data"]["small_images"],
+            "aspect_buckets": None,
+            "trigger": None,
+            "repeats": False,
         }
     if base is not None or size.profile != "toy":
         raw["base"] |= {"source": str(base or folder / "base"), "revision": None, "config": None}

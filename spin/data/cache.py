@@ -3,7 +3,8 @@
 images.parquet        key, row, image, sha256    every training image of the manifest and the pairs, by key
 captions.parquet      key, row, caption          every training and held-out caption, the empty one and arrangements, by key
 latents/shard-*/      posteriors.safetensors: mean and logvar, (n, C, h, w) fp32, before scaling; with flips also
-                      mean_flipped and logvar_flipped, of the mirrored images
+                      mean_flipped and logvar_flipped, of the mirrored images; with buckets n rows of one bucket, so that
+                      a shard is one tensor and a batch of the encoder has one shape
 captions/shard-*/     text.safetensors: what the text says to the denoiser, such as encoder_hidden_states (n, L, D)
 cache.json            the digest of every shard in order, and of the encoders
 
@@ -34,7 +35,7 @@ from spin.runtime.devices import process_state
 from spin.runtime.files import read_json, replacing_dir, write_json
 from spin.runtime.images import to_pixel_values
 from spin.runtime.progress import Progress
-from spin.runtime.shards import link_tree, my_shards, progress_over, wait_for_all, work_key
+from spin.runtime.shards import link_tree, my_shards, progress_over, shards_of, wait_for_all, work_key
 from spin.runtime.tables import Table
 from spin.runtime.tensors import FLIPPED, ShardedTensors, holds, posteriors_at, save_shard
 
@@ -92,10 +93,10 @@ def write_cache(
     images_of = {**vae, "flips": flips}
     keys = {
         "latents": _write_part(
-            store, "latents", len(images), contents_of, images_of, encode_images, batch_size
+            store, "latents", images.groups, contents_of, images_of, encode_images, batch_size
         ),
         "captions": _write_part(
-            store, "captions", len(captions), captions.at, text, encode_captions, batch_size
+            store, "captions", captions.groups, captions.at, text, encode_captions, batch_size
         ),
     }
 
@@ -127,7 +128,7 @@ def encode_both_ways(diffusion: LatentDiffusion, pixel_values: Tensor) -> dict[s
 def _write_part(
     store: Path,
     part: str,
-    num_rows: int,
+    groups: Sequence[int],
     contents: Callable[[range], list[str]],
     encoder: Mapping[str, object],
     encode: Callable[[range], dict[str, Tensor]],
@@ -145,10 +146,10 @@ def _write_part(
         )
 
     # A shard is known by the digest of its content: what the store has is not made again.
-    starts = range(0, num_rows, SHARD_SIZE)
-    keys = [key_of(range(start, min(start + SHARD_SIZE, num_rows))) for start in starts]
+    every = shards_of(groups, SHARD_SIZE)
+    keys = [key_of(rows) for rows in every]
     places = [store / part / key for key in keys]
-    shards = my_shards(num_rows, SHARD_SIZE)
+    shards = my_shards(every)
     file = f"{_FILES[part]}.safetensors"
     missing = [(index, rows) for index, rows in shards if not holds(places[index] / file, keys[index])]
     with progress_over(f"cache {part}", "rows", shards, missing) as progress:

@@ -1,12 +1,22 @@
-"""An image file of a person to a training image: large enough, resized, its centre cropped."""
+"""An image file of a person to a training image: large enough, resized, its centre cropped.
+
+To the square, or with `data.aspect_buckets` to that of several sizes whose shape is nearest to its own: then a portrait loses
+a few hundredths of its height and not its head.
+"""
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from spin.data.card import DataCard
+from spin.params.buckets import AspectBuckets, Size
 from spin.runtime.images import UnusableImageError, decode_rgb
 
+MAX_FILE_BYTES = 1 << 28
+"""Encoded images beyond 256 MB are not read into memory."""
 MAX_RESIZED_PIXELS = 1 << 26
 """Size of the resized image before its crop beyond which an image counts as a strip: 64 Mpixel, 200 MB."""
 
@@ -15,7 +25,8 @@ class PreparedImage(NamedTuple):
     """A training image, and where it lay in the original: SDXL's micro-conditioning (Podell et al. 2023, section 2.2)."""
 
     png: bytes
-    resolution: int
+    width: int
+    height: int
     original_width: int
     """Of the upright original, in pixels."""
     original_height: int
@@ -24,39 +35,83 @@ class PreparedImage(NamedTuple):
     crop_left: int
 
 
-def prepare_image(data: bytes, resolution: int, small_images: str) -> PreparedImage:
-    """Encoded image -> upright RGB PNG of `resolution` x `resolution`; raises `UnusableImageError`.
+def sizes_of(resolution: int, buckets: AspectBuckets | None) -> list[Size]:
+    """The sizes that training images have, each (width, height): the buckets', or the square alone."""
+    return [(resolution, resolution)] if buckets is None else buckets.sizes(resolution)
 
-    `small_images` is "drop" or "upscale": what becomes of an image whose shorter side is below the resolution.
+
+def nearest(sizes: Sequence[Size], width: int, height: int) -> Size:
+    """The size that cuts the least away; of several the largest, and then the first, which is the narrowest of `sizes_of`: it
+    cuts the sides and not the head."""
+
+    def rank(size: Size) -> tuple[float, int]:
+        across, down = size[0] * height, size[1] * width  # whole numbers: every machine finds the same ties
+        return max(across / down, down / across), -size[0] * size[1]
+
+    return min(sizes, key=rank)
+
+
+def is_beyond(sizes: Sequence[Size], width: int, height: int) -> bool:
+    """Whether an image is wider or taller in shape than any of several sizes, so that it loses its ends."""
+    ratios = [size[0] / size[1] for size in sizes]
+    return len(sizes) > 1 and not min(ratios) <= width / height <= max(ratios)
+
+
+def note_shape(image: PreparedImage, sizes: Sequence[Size], card: DataCard) -> None:
+    """Count a kept image in its bucket, where there are several, and if it loses its ends."""
+    if is_beyond(sizes, image.original_width, image.original_height):
+        card.note("beyond the shapes of the buckets, which lose their ends")
+    if len(sizes) > 1:
+        card.fill(image.width, image.height)
+
+
+def prepare_image(data: bytes, sizes: Sequence[Size], small_images: str) -> PreparedImage:
+    """Encoded image -> upright RGB PNG of the nearest of `sizes`; raises `UnusableImageError`.
+
+    `small_images` is "drop" or "upscale": what becomes of an image that is smaller than that.
     """
-    image = check_image(data, resolution, small_images)
-    cropped, top, left = resize_and_crop(image, resolution)
+    image = check_image(data, sizes, small_images)
+    width, height = nearest(sizes, *image.size)
+    cropped, top, left = resize_and_crop(image, width, height)
     stream = io.BytesIO()
     cropped.save(stream, format="PNG")
-    return PreparedImage(stream.getvalue(), resolution, image.width, image.height, top, left)
+    return PreparedImage(stream.getvalue(), width, height, image.width, image.height, top, left)
 
 
-def check_image(data: bytes, resolution: int, small_images: str) -> Image.Image:
+def check_image(data: bytes, sizes: Sequence[Size], small_images: str) -> Image.Image:
     """Decode an encoded image that is there and large enough; raises `UnusableImageError`."""
     if not data:
         raise UnusableImageError("that are empty", "it has 0 bytes")
     image = decode_rgb(io.BytesIO(data))
-    if min(image.size) < resolution and small_images == "drop":
-        raise UnusableImageError(f"smaller than {resolution} pixels", f"it is {image.width}x{image.height}")
+    width, height = nearest(sizes, *image.size)
+    if (image.width < width or image.height < height) and small_images == "drop":
+        reason = f"smaller than {width} pixels" if len(sizes) == 1 else "smaller than their bucket"
+        raise UnusableImageError(reason, f"it is {image.width}x{image.height}")
     return image
 
 
-def resize_and_crop(image: Image.Image, resolution: int) -> tuple[Image.Image, int, int]:
-    """Shortest side to `resolution` pixels, bilinear, then the centre square; return (square, crop_top, crop_left).
+def resize_and_crop(image: Image.Image, width: int, height: int) -> tuple[Image.Image, int, int]:
+    """Resize to cover width x height, bilinear, then cut its centre out; return (image, crop_top, crop_left).
 
-    Sizes are rounded as torchvision's Resize and CenterCrop do, which the peers' training scripts use. Raises
+    For a square sizes are rounded as torchvision's Resize and CenterCrop do, which the peers' training scripts use. Raises
     `UnusableImageError` for a strip so long that resizing it would fill the memory.
     """
-    shortest, longest = sorted(image.size)
-    long_side = resolution * longest // shortest
-    if long_side * resolution > MAX_RESIZED_PIXELS:
+    if width * image.height >= height * image.width:
+        size = width, width * image.height // image.width
+    else:
+        size = height * image.width // image.height, height
+    if size[0] * size[1] > MAX_RESIZED_PIXELS:
         raise UnusableImageError("too long and narrow", f"it is {image.width}x{image.height}")
-    width, height = (resolution if side == shortest else long_side for side in image.size)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    top, left = round((height - resolution) / 2), round((width - resolution) / 2)
-    return resized.crop((left, top, left + resolution, top + resolution)), top, left
+    resized = image.resize(size, Image.Resampling.BILINEAR)
+    top, left = round((size[1] - height) / 2), round((size[0] - width) / 2)
+    return resized.crop((left, top, left + width, top + height)), top, left
+
+
+def read_image(path: Path) -> bytes:
+    """Read an encoded image; raises `UnusableImageError` for what cannot be read or is no sane size."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnusableImageError("in files over 256 MB", f"{path} has {path.stat().st_size} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnusableImageError("that cannot be read", str(error)) from None

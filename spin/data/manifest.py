@@ -19,7 +19,7 @@ and crop corner are SDXL's conditioning; the corner is in pixels of the resized 
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -179,6 +179,34 @@ def _existing(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path} must exist, found none; run `spin data` first.")
     return path
+
+
+def sizes_in(*tables: Table) -> list[tuple[int, int]]:
+    """The sizes (height, width) of the images that manifests or pairs list, by area: one, unless there are buckets."""
+    codes = {code for table in tables for part in _size_codes(table) for code in np.unique(part).tolist()}
+    return [(code & _LOW, (code >> 32) // (code & _LOW)) for code in sorted(codes)]
+
+
+def shapes_of(table: Table) -> npt.NDArray[np.int16] | None:
+    """Of each row which of the table's `sizes_in` its image has, in a mapped file; None where all have the same."""
+    sizes = sizes_in(table)
+    if len(sizes) <= 1:
+        return None
+    codes = np.array([_size_code(*size) for size in sizes])
+    return mapped_array((np.searchsorted(codes, part) for part in _size_codes(table)), np.int16)
+
+
+_LOW = 2**32 - 1
+
+
+def _size_code(height: Any, width: Any) -> Any:
+    """A size as one number, in whose order the areas grow."""
+    return height * width << 32 | height
+
+
+def _size_codes(table: Table) -> Iterator[npt.NDArray[np.int64]]:
+    for frame in table.batches("height", "width"):
+        yield _size_code(frame["height"].to_numpy(), frame["width"].to_numpy())
 
 
 def geometry_of(rows: pd.DataFrame) -> Tensor:

@@ -1,7 +1,9 @@
 """The names of what is encoded, images by their places or captions: each once, on disk, by row."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 from pandas.util import hash_array
 
 from spin.data.index import key_of
-from spin.data.manifest import ROWS_HELD, read_manifest, read_pairs, read_prompts
+from spin.data.manifest import ROWS_HELD, read_manifest, read_pairs, read_prompts, sizes_in
 from spin.data.stored import stored_bytes
 from spin.data.tags import arrangements
 from spin.errors import DataError
@@ -22,16 +24,24 @@ from spin.runtime.tables import MappedRows, Table, mapped_array
 class Names:
     """Names in the order in which they first come, in a mapped file; 16 bytes a name in memory."""
 
-    def __init__(self, parts: Callable[[], Iterable[Sequence[str]]]) -> None:
-        """Take what `parts` gives, some thousand names at a time; it is called twice, and names may come again."""
+    def __init__(self, *groups: Callable[[], Iterable[Sequence[str]]]) -> None:
+        """Take what each of `groups` gives, some thousand names at a time; it is called twice, and names may come again."""
+
+        def parts() -> Iterator[Sequence[str]]:
+            return itertools.chain.from_iterable(group() for group in groups)
+
         empty = np.zeros(0, np.int64), np.zeros(0, np.uint64)
-        keys, others = map(np.concatenate, zip(empty, *map(_hashes, parts()), strict=True))
+        hashed = [[empty, *map(_hashes, group())] for group in groups]
+        keys, others = map(np.concatenate, zip(*itertools.chain(*hashed), strict=True))
+        ends = np.cumsum([sum(len(part) for part, _ in group) for group in hashed])
         _, first, same = np.unique(keys, return_index=True, return_inverse=True)
         assert (others == others[first][same]).all(), "two names share 64 bits of SHA-256"
         chosen = np.zeros(len(keys), dtype=bool)
         chosen[first] = True
         self.keys: npt.NDArray[np.int64] = keys[chosen]
         """Of the names, by row."""
+        self.groups = [int(part.sum()) for part in np.split(chosen, ends[:-1])]
+        """How many names each group brought."""
         self.by_key = np.argsort(self.keys)
         """Rows in the order of their keys."""
         self._names = MappedRows(_chosen(parts(), chosen))
@@ -63,14 +73,16 @@ def _chosen(parts: Iterable[Sequence[str]], chosen: npt.NDArray[np.bool_]) -> It
 
 
 def names_in(data: Path, tags: TagParams | None = None) -> tuple[Names, Names]:
-    """Every image to encode and every caption, the empty one first, arrangements of tags last."""
+    """Every image to encode, a group of one size after the other, and every caption: the empty one first, arrangements of
+    tags last."""
     manifest = read_manifest(data)
     pairs = read_pairs(data) if (data / "pairs.parquet").is_file() else None
+    sizes = sizes_in(manifest, *([pairs] if pairs else [])) or [(0, 0)]
 
-    def images() -> Iterator[list[str]]:
-        yield from _column(manifest, "image")
+    def images(size: tuple[int, int]) -> Iterator[list[str]]:
+        yield from _images(manifest, "image", size)
         for side in ("image_w", "image_l") if pairs else ():
-            yield from _column(pairs, side)
+            yield from _images(pairs, side, size)
 
     def captions() -> Iterator[list[str]]:
         yield [""]
@@ -82,11 +94,18 @@ def names_in(data: Path, tags: TagParams | None = None) -> tuple[Names, Names]:
             for part in _column(table, "caption"):
                 yield [text for caption in part for text in arrangements(caption, tags)]
 
-    return Names(images), Names(captions)
+    return Names(*(partial(images, size) for size in sizes)), Names(captions)
 
 
 def _column(table: Table | None, name: str) -> Iterator[list[str]]:
     return (list(frame[name]) for frame in table.batches(name)) if table else iter(())
+
+
+def _images(table: Table | None, name: str, size: tuple[int, int]) -> Iterator[list[str]]:
+    """The places in a column whose images have this size, (height, width)."""
+    for frame in table.batches(name, "height", "width") if table else ():
+        height, width = size
+        yield list(frame[name][(frame["height"] == height) & (frame["width"] == width)])
 
 
 def write_index(path: Path, kind: str, names: Names, sha256: npt.NDArray[np.bytes_] | None = None) -> None:

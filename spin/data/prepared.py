@@ -9,7 +9,7 @@ from pathlib import Path
 from spin.data.images import PreparedImage
 
 _TABLE = """CREATE TABLE IF NOT EXISTS prepared (digest TEXT PRIMARY KEY, sha256 TEXT, file TEXT, start INTEGER,
-    size INTEGER, resolution INTEGER, original_width INTEGER, original_height INTEGER, crop_top INTEGER, crop_left INTEGER) WITHOUT ROWID"""
+    size INTEGER, width INTEGER, height INTEGER, original_width INTEGER, original_height INTEGER, crop_top INTEGER, crop_left INTEGER) WITHOUT ROWID"""
 
 
 class PreparedImages:
@@ -55,7 +55,9 @@ class PreparedImages:
         self._file.flush()
         with contextlib.suppress(sqlite3.DatabaseError), self._lock:  # else it is made again after a kill
             row = (digest, sha256, Path(self._file.name).name, start, len(image.png), *image[1:])
-            self._rows.execute("INSERT OR REPLACE INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._rows.execute(
+                "INSERT OR REPLACE INTO prepared VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+            )
 
     def close(self) -> None:
         """Close the files; what is kept stays."""

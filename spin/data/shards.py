@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spin.data.writer import MAX_FILE_BYTES
+from spin.data.images import MAX_FILE_BYTES
 from spin.errors import DataError
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from spin.data.captions import HeldOut, InTraining, note_length
 from spin.data.card import DataCard
-from spin.data.images import PreparedImage, prepare_image
+from spin.data.images import PreparedImage, note_shape, prepare_image, read_image, sizes_of
 from spin.data.manifest import (
     CROP,
     MANIFEST_SCHEMA,
@@ -34,8 +34,6 @@ from spin.runtime.threads import map_ordered
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 10.0
-MAX_FILE_BYTES = 1 << 28
-"""Encoded images beyond 256 MB are not read into memory."""
 SECOND_OF_CAPTION = "of a caption that has its image"
 
 
@@ -75,7 +73,8 @@ class DataSetWriter:
         `given_prompts` maps val or test to captions that the source holds out itself; training captions are held out
         for the others. `one_per_caption` keeps the first image of a caption that decodes.
         """
-        self.root, self.params, self.resolution, self.card = root, params, resolution, card
+        self.root, self.params, self.card = root, params, card
+        self.sizes = sizes_of(resolution, params.aspect_buckets)
         self.given_prompts = given_prompts or {}
         self.one_per_caption = one_per_caption
         self._in_training = InTraining(params.num_val, params.num_test)
@@ -144,7 +143,10 @@ class DataSetWriter:
 
     def _load(self, row: CaptionedImage) -> list[_Loaded] | UnusableImageError:
         try:
-            return [self._load_image(image) for image in row.images]
+            loaded = [self._load_image(image) for image in row.images]
+            if len({(each.image.width, each.image.height) for each in loaded}) > 1:  # they share their noise
+                raise UnusableImageError("of two images in different buckets", f"row {row.number}")
+            return loaded
         except UnusableImageError as error:
             return error
 
@@ -152,7 +154,7 @@ class DataSetWriter:
         data = read_image(original) if isinstance(original, Path) else original
         digest = hashlib.sha256(data).hexdigest()
         ready = self._ready.get(digest) if self._ready else None
-        image = ready or prepare_image(data, self.resolution, self.params.small_images)
+        image = ready or prepare_image(data, self.sizes, self.params.small_images)
         return _Loaded(digest, image, kept=ready is not None)
 
     def _keep(
@@ -185,6 +187,7 @@ class DataSetWriter:
         if first:
             if self.one_per_caption:
                 self._captions.add(row.caption.encode())
+            note_shape(loaded[0].image, self.sizes, self.card)
             images_out.add(stored[0])
         if is_pair:
             pairs_out.add(pair_row(f"pair-{row.number:07d}", *stored))
@@ -201,22 +204,12 @@ class DataSetWriter:
             "caption": row.caption,
             "image": place,
             "sha256": sha256,
-            "width": image.resolution,
-            "height": image.resolution,
+            "width": image.width,
+            "height": image.height,
             "split": "",
             REPEATS.name: row.repeats,
             **{name: getattr(image, name) for name in CROP},
         }
-
-
-def read_image(path: Path) -> bytes:
-    """Read an encoded image; raises `UnusableImageError` for what cannot be read or is no sane size."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UnusableImageError("in files over 256 MB", f"{path} has {path.stat().st_size} bytes")
-        return path.read_bytes()
-    except OSError as error:
-        raise UnusableImageError("that cannot be read", str(error)) from None
 
 
 def _write_split(source: Path, target: Path, splits: dict[str, str]) -> dict[str, int]:

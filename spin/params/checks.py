@@ -93,6 +93,12 @@ def check_sections(params: ParamSections) -> None:
                 f"{params.training.reference_draws}; set it to null, or objective.{key} to {wanted}"
             )
 
+    if params.training.reference_draws is not None and getattr(params.data, "aspect_buckets", None):
+        raise ValueError(
+            f"training.reference_draws must be null with data.aspect_buckets, got {params.training.reference_draws}; errors "
+            "are kept for batches of one shape; set one of them to null"
+        )
+
     # Data and resolution.
     if params.data.kind == "none":
         check_evaluation_only(params)
@@ -104,6 +110,8 @@ def check_sections(params: ParamSections) -> None:
         raise ValueError(
             f"resolution must be a multiple of 8, got {params.resolution}; the autoencoder halves it thrice"
         )
+
+    check_buckets(params)
 
     # Reference levels, which only the embedded world's own captions have.
     if params.evaluate.references and params.data.kind != "toy":
@@ -120,6 +128,28 @@ def check_sections(params: ParamSections) -> None:
         raise ValueError(
             f"evaluate.references must be [] with the prompt set {foreign[0]}; only the embedded world's own captions "
             "have perfect images"
+        )
+
+
+def check_buckets(params: ParamSections) -> None:
+    """The sizes of the buckets suit the autoencoder, have the square among them, and are not the square alone."""
+    buckets = getattr(params.data, "aspect_buckets", None)
+    if buckets is None:
+        return
+    if buckets.step % 8:
+        raise ValueError(
+            f"data.aspect_buckets.step must be a multiple of 8, got {buckets.step}; the autoencoder halves a side thrice"
+        )
+    if params.resolution % buckets.step:
+        raise ValueError(
+            f"resolution must be a multiple of data.aspect_buckets.step, {buckets.step}, got {params.resolution}; the square "
+            "is one of the buckets: change one"
+        )
+    if len(buckets.sizes(params.resolution)) == 1:
+        raise ValueError(
+            f"data.aspect_buckets must give a size besides the square, but no other multiple of {buckets.step} has the area "
+            f"of {params.resolution}x{params.resolution} and a ratio up to {buckets.max_ratio:g}; lower the step, raise "
+            "max_ratio, or set it to null"
         )
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from spin.params.buckets import AspectBuckets
 from spin.params.section import NonNegativeInt, PositiveInt, Probability, Section, Text
 
 
@@ -30,7 +31,11 @@ class ImageData(Section):
     num_test: PositiveInt
     """Captions held out for evaluation; the rest trains."""
     small_images: Literal["drop", "upscale"]
-    """What becomes of an image whose shorter side is below `resolution`; dropped ones are counted."""
+    """What becomes of an image whose shorter side is below `resolution`, or that is smaller than its bucket; dropped ones
+    are counted."""
+    aspect_buckets: AspectBuckets | None
+    """Sizes other than the square, of which each image has the nearest to its own shape; null for squares alone, as the
+    paper and its peers train."""
 
 
 class FolderData(ImageData):

@@ -26,7 +26,7 @@ from spin.runtime.files import (
     write_parquet,
 )
 from spin.runtime.progress import Progress
-from spin.runtime.shards import write_shards
+from spin.runtime.shards import shards_of, write_shards
 
 KEYS = ["prompt_id", "prompt", "category", "image_index", "seed"]
 SHARD_SIZE = 256
@@ -147,7 +147,7 @@ def _score(
         part = _scores(folder, frame.iloc[rows.start : rows.stop], scorers, batch_size, progress, embedder)
         pd.DataFrame(part).to_parquet(shard / "scores.parquet", index=False)
 
-    write_shards(work, len(frame), SHARD_SIZE, write_shard, f"score {label}", "images")
+    write_shards(work, shards_of([len(frame)], SHARD_SIZE), write_shard, f"score {label}", "images")
     parts = [read_parquet(path) for path in sorted(work.glob("shard-*/scores.parquet"))]
     return frame.assign(**{str(name): column.tolist() for name, column in pd.concat(parts).items()})
 

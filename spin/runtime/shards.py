@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,21 @@ def work_key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def my_shards(num_rows: int, shard_size: int) -> list[tuple[int, range]]:
+def shards_of(groups: Iterable[int], shard_size: int) -> list[range]:
+    """The rows of all shards, one group of so many rows after the other; no shard has rows of two groups."""
+    shards: list[range] = []
+    start = 0
+    for num_rows in groups:
+        end = start + num_rows
+        shards += [range(first, min(first + shard_size, end)) for first in range(start, end, shard_size)]
+        start = end
+    return shards
+
+
+def my_shards(shards: Sequence[range]) -> list[tuple[int, range]]:
     """The shards of this process, each with its number and its rows."""
     process = process_state()
-    starts = enumerate(range(0, num_rows, shard_size))
-    shards = [(index, range(start, min(start + shard_size, num_rows))) for index, start in starts]
-    return shards[process.process_index :: process.num_processes]
+    return list(enumerate(shards))[process.process_index :: process.num_processes]
 
 
 def share_label(label: str) -> str:
@@ -46,20 +55,19 @@ def wait_for_all() -> None:
 
 def write_shards(
     work: Path,
-    num_rows: int,
-    shard_size: int,
+    shards: Sequence[range],
     write_shard: Callable[[range, Path, Progress], None],
     label: str,
     unit: str,
 ) -> None:
-    """Fill `work` with shard-00000, shard-00001, ...; a killed run continues from those that are there.
+    """Fill `work` with shard-00000, shard-00001, ... of the rows in `shards`; a killed run continues from those that are there.
 
     `write_shard(rows, folder, progress)` computes one shard into an existing empty folder and counts its rows. A shard
     that `work` does not hold finished and undamaged is made again. Returns when the shards of all processes are there.
     """
-    shards = my_shards(num_rows, shard_size)
-    missing = [(index, rows) for index, rows in shards if not is_whole(work / f"shard-{index:05d}")]
-    with progress_over(label, unit, shards, missing) as progress:
+    mine = my_shards(shards)
+    missing = [(index, rows) for index, rows in mine if not is_whole(work / f"shard-{index:05d}")]
+    with progress_over(label, unit, mine, missing) as progress:
         for index, rows in missing:
             with replacing_dir(work / f"shard-{index:05d}") as folder:
                 write_shard(rows, folder, progress)

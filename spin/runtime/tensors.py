@@ -97,9 +97,17 @@ class ShardedTensors:
         return int(self._ends[-1])
 
     def rows(self, name: str | Sequence[str], rows: Sequence[int]) -> Tensor:
-        """Gather rows of the tensor `name`, or each of a tensor of its own, in the order given: (len(rows), ...)."""
+        """Gather rows of the tensor `name`, or each of a tensor of its own, in the order given: (len(rows), ...).
+
+        Raises `DataError` if they have several shapes.
+        """
         names = [name] * len(rows) if isinstance(name, str) else name
-        return torch.stack([self._row(each, int(row)) for each, row in zip(names, rows, strict=True)])
+        found = [self._row(each, int(row)) for each, row in zip(names, rows, strict=True)]
+        if len({row.shape for row in found}) > 1:
+            raise DataError(
+                f"{self.folder} must hold the images of a bucket in one size, found several; run the stage that makes it again."
+            )
+        return torch.stack(found)
 
     def _row(self, name: str, row: int) -> Tensor:
         if not 0 <= row < len(self):

@@ -1,6 +1,6 @@
 """The opponent's move: earlier iterates draw images for the training captions.
 
-shard-*/images.parquet           id, row, drawn_by, flagged, png (bytes)
+shard-*/images.parquet           id, row, drawn_by, flagged, png (bytes); with buckets all of a shard are of one
 shard-*/latents.safetensors      mean and logvar of the posterior, (n, C, h, w), before scaling; zeros where flagged;
                                  with flips also mean_flipped and logvar_flipped, of the mirrored images
 index.parquet                    id, row of the manifest, drawn_by, flagged (why it is not trained on, or empty), in the
@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,7 +33,7 @@ from spin.params.sampling import OpponentParams
 from spin.runtime.files import read_json, read_parquet, write_json
 from spin.runtime.images import contact_sheet, to_pixel_values
 from spin.runtime.progress import Progress
-from spin.runtime.shards import collect_shards, write_shards
+from spin.runtime.shards import collect_shards, shards_of, write_shards
 from spin.runtime.tables import Table
 from spin.runtime.tensors import ShardedTensors
 from spin.sampling.draws import plan_draws
@@ -59,7 +59,6 @@ class OpponentStage:
     data: Path
     cache: Cache
     params: OpponentParams
-    resolution: int
     seed: int
     weights: Mapping[str, str]
     """SHA-256 of the weights of each iterate, to be compared when the images are trained on."""
@@ -75,7 +74,7 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
     share the shards; all of them are there on return.
     """
     manifest = read_manifest(stage.data)
-    drawn, drawers = plan_draws(
+    drawn, drawers, groups = plan_draws(
         manifest, stage.params.drawn_by, len(stage.iterates), stage.seed, stage.iteration
     )
     captioned = manifest.mapped("id", "caption", *GEOMETRY)
@@ -103,7 +102,7 @@ def write_opponents(stage: OpponentStage, work: Path, checker: SafetyChecker | N
         save_file(whole, folder / "latents.safetensors")
 
     label = f"opponents {stage.iteration}"
-    write_shards(work, len(drawn), stage.params.shard_size, write_shard, label, "images")
+    write_shards(work, shards_of(groups, stage.params.shard_size), write_shard, label, "images")
 
 
 def _draw(
@@ -119,7 +118,8 @@ def _draw(
     ]
     text, empty = stage.cache.text(batch["caption"]), stage.cache.text([""])
     guidance = Guidance(text, empty, geometry_of(batch))
-    images, latents = sample_images(diffusion, guidance, generators, stage.params, stage.resolution)
+    size = int(batch["height"].iloc[0]), int(batch["width"].iloc[0])  # of all in the batch
+    images, latents = sample_images(diffusion, guidance, generators, stage.params, size)
 
     # Zeros stand for what must not be trained on.
     reasons = reasons_to_skip(images, latents, checker)
@@ -222,6 +222,11 @@ def _png(image: Tensor) -> bytes:
     return stream.getvalue()
 
 
+def _squared(image: Image.Image) -> Image.Image:
+    """An image of another shape on a white square; a square as it is."""
+    return ImageOps.pad(image, (max(image.size),) * 2, color="white")
+
+
 def _write_preview(shards: Sequence[Path], path: Path) -> None:
     """A contact sheet, so that a look tells whether the opponent draws what it should."""
     images: list[Image.Image] = []
@@ -230,5 +235,5 @@ def _write_preview(shards: Sequence[Path], path: Path) -> None:
             break
         frame = read_parquet(shard, columns=["flagged", "png"])
         kept = frame[frame["flagged"] == ""].head(PREVIEW_IMAGES - len(images))
-        images += [Image.open(io.BytesIO(png)) for png in kept["png"]]
+        images += [_squared(Image.open(io.BytesIO(png))) for png in kept["png"]]
     contact_sheet(images).save(path)

@@ -76,9 +76,11 @@ def sample_latents(
     guidance: Guidance,
     generators: Sequence[torch.Generator],
     params: SamplerParams,
-    resolution: int,
+    size: int | tuple[int, int],
 ) -> Tensor:
     """Draw one latent per prompt with its own CPU generator: (B, C, h, w) fp32.
+
+    `size` is (height, width) of the images in pixels, or the side of squares.
 
     Classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598):
     eps = eps_empty + guidance_scale (eps_prompt - eps_empty); at guidance 1.0 the empty branch is not computed.
@@ -97,7 +99,7 @@ def sample_latents(
     conditioning = to_device(conditioning, device)
 
     # From noise to latents, step by step.
-    latents = randn_rows(generators, diffusion.latent_shape(resolution)).to(device)
+    latents = randn_rows(generators, _latent_shape(diffusion, size)).to(device)
     latents = latents if flow else latents * float(sampler.init_noise_sigma)
     extra: dict[str, Any] = {"generator": list(generators)} if params.scheduler in _STOCHASTIC else {}
     if params.scheduler == "ddim":
@@ -114,13 +116,20 @@ def sample_latents(
     return latents
 
 
+def _latent_shape(diffusion: LatentDiffusion, size: int | tuple[int, int]) -> tuple[int, int, int]:
+    """(C, h, w) of the latents of images of a size."""
+    height, width = (size, size) if isinstance(size, int) else size
+    channels, _, across = diffusion.latent_shape(width)
+    return channels, diffusion.latent_shape(height)[1], across
+
+
 def sample_images(
     diffusion: LatentDiffusion,
     guidance: Guidance,
     generators: Sequence[torch.Generator],
     params: SamplerParams,
-    resolution: int,
+    size: int | tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """Draw and decode: returns (images uint8 (B, H, W, 3), latents (B, C, h, w) fp32), both on the CPU."""
-    latents = sample_latents(diffusion, guidance, generators, params, resolution)
+    """Draw and decode, as `sample_latents`: returns (images uint8 (B, H, W, 3), latents (B, C, h, w) fp32), both on the CPU."""
+    latents = sample_latents(diffusion, guidance, generators, params, size)
     return diffusion.decode_latents(latents), latents.cpu()

@@ -16,7 +16,7 @@ from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.evaluation import EvaluateParams
 from spin.runtime.files import read_parquet, replacing_dir, sha256_file, write_json
 from spin.runtime.progress import Progress
-from spin.runtime.shards import my_shards, share_label, wait_for_all
+from spin.runtime.shards import my_shards, shards_of, share_label, wait_for_all
 from spin.runtime.sums import is_whole
 from spin.sampling.sampler import Guidance, sample_images
 from spin.seeding import generator_for
@@ -70,7 +70,8 @@ def draw_samples(
     ]
 
     # Draw what is missing, a batch at a time; a thread writes it while the next one is drawn.
-    empty, shares = diffusion.encode_prompts([""]), my_shards(len(rows), params.batch_size)
+    empty = diffusion.encode_prompts([""])
+    shares = my_shards(shards_of([len(rows)], params.batch_size))
     label, total = share_label(f"generate {name}"), sum(len(part) for _, part in shares)
     with Progress(label, total, "images") as progress, ThreadPoolExecutor(1, "png") as writer:
         writing: Future[None] | None = None

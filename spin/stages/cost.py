@@ -194,7 +194,9 @@ def tflop_of(asked: Mapping[meter.Ask, int], params: Params) -> float:
         total += sum(rows * (each[name] or 0.0) for name, rows in scored.items())
     if networks:
         base = find_base(read_reference(paths.CHECKPOINTS / "base"))
-        total += tflop_of_asked(networks, base, params.training.lora)
+        shapes = getattr(params.data, "aspect_buckets", None) is not None
+        resolution = params.resolution if shapes else None
+        total += tflop_of_asked(networks, base, params.training.lora, resolution)
     return total
 
 

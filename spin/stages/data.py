@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from spin import paths
 from spin.errors import ParamsError
@@ -38,13 +39,36 @@ def run_base(params: Params) -> None:
     from spin.sampling.sampler import check_samplers
 
     reference = reference_of(params.base)
-    if reference["family"] == "stable-diffusion-3" and params.resolution % 16:
-        raise ParamsError(
-            f"resolution must be a multiple of 16 with SD3, got {params.resolution}; its transformer pairs up latents."
-        )
+    _check_sizes(params, reference)
     check_samplers(params, str(reference["prediction_type"]))
     with replacing_dir(paths.CHECKPOINTS / "base") as out:
         write_json(out / "model.json", reference)
+
+
+def _check_sizes(params: Params, reference: dict[str, Any]) -> None:
+    """Raise `ParamsError` for images of a size that the base cannot draw; the UNets take any."""
+    from spin.data.images import sizes_of
+    from spin.models.bases import find_base
+
+    if reference["family"] != "stable-diffusion-3":
+        return
+    buckets = getattr(params.data, "aspect_buckets", None)
+    sides = {"resolution": params.resolution} | (
+        {"data.aspect_buckets.step": buckets.step} if buckets else {}
+    )
+    for key, side in sides.items():
+        if side % 16:
+            raise ParamsError(
+                f"{key} must be a multiple of 16 with SD3, got {side}; its transformer pairs up latents."
+            )
+    most = 16 * int(find_base(reference).denoiser_config()["pos_embed_max_size"])
+    longest = max(max(size) for size in sizes_of(params.resolution, buckets))
+    if longest > most:
+        key = "data.aspect_buckets.max_ratio" if longest > params.resolution else "resolution"
+        raise ParamsError(
+            f"{key} must give sides of at most {most} pixels with this base, got {longest}; its transformer knows no "
+            "places beyond: lower it."
+        )
 
 
 def run_released(params: Params, name: str) -> None:
@@ -63,10 +87,11 @@ def run_cache(params: Params) -> None:
     from spin.models.checkpoint import load_model
 
     base = paths.CHECKPOINTS / "base"
+    reference = read_json(base / "model.json")
+    _check_sizes(params, reference)
     diffusion = load_model(base)
     for network in diffusion.encoders():
         network.to(default_device())
-    reference = read_json(base / "model.json")
     flips, tags = params.training.horizontal_flip, params.training.tags
     store = paths.WORK / "cache"
     with keeping(store):

@@ -49,7 +49,6 @@ def run_opponents(params: Params, name: str) -> None:
         paths.DATA,
         Cache(paths.CACHE),
         chosen,
-        params.resolution,
         params.seed,
         {iterate: weights_digest(paths.CHECKPOINTS / iterate) for iterate in iterates},
         params.training.horizontal_flip,

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -98,16 +100,15 @@ class BatchSource:
     seed: int
     stage: str
     """Name of the iteration or baseline."""
-    places: range
-    """This process's places in every batch, of `params.batch_size`."""
+    places: Sequence[int]
+    """This process's places in every batch, of `params.batch_size`: its stretch of them, sorted by shape where there are
+    several (see `spin.training.parts`)."""
     draws: int | None = None
     """Draws of a row that come in turn; None for a new one at every visit."""
 
     def rows(self, step: int) -> list[int]:
-        """The examples of update `step` (from 0): consecutive stretches of shuffled epochs."""
-        size, total = self.params.batch_size, self.training_set.num_rows
-        order = rows_of_step(step, size, total, "rows", self.seed, self.stage)
-        rows: list[int] = order[self.places.start : self.places.stop].tolist()
+        """The examples of update `step` (from 0) in this source's places."""
+        rows: list[int] = self._order(step)[list(self.places)].tolist()
         return rows
 
     def cells(self, step: int) -> list[tuple[int, int]]:
@@ -116,6 +117,17 @@ class BatchSource:
         visits = range(step * self.params.batch_size, (step + 1) * self.params.batch_size)
         epochs = [visits[place] // self.training_set.num_rows for place in self.places]
         return [(row, epoch % self.draws) for row, epoch in zip(self.rows(step), epochs, strict=True)]
+
+    def shapes(self, step: int) -> npt.NDArray[np.int16]:
+        """The shapes (B,) of all examples of an update, as the training set numbers them."""
+        assert self.training_set.shapes is not None
+        shapes: npt.NDArray[np.int16] = self.training_set.shapes[self._order(step).numpy()]
+        return shapes
+
+    def _order(self, step: int) -> Tensor:
+        """The rows (B,) of an update: consecutive stretches of shuffled epochs."""
+        size, total = self.params.batch_size, self.training_set.num_rows
+        return rows_of_step(step, size, total, "rows", self.seed, self.stage)
 
     def generators(self, purpose: str, step: int) -> list[torch.Generator]:
         """One stream for each place."""

@@ -84,7 +84,7 @@ class ChainBatch(NamedTuple):
         return ChainBatch(x_0, real, gen, pinned(self.conditioning), self.chain)
 
 
-def draw_chain_batch(source: BatchSource, chain: Chain, step: int) -> ChainBatch:
+def draw_chain_batch(chain: Chain, source: BatchSource, step: int) -> ChainBatch:
     """Make this process's places of the batch of update `step` (from 0) on the CPU."""
     examples, generators = source.examples(step), source.generators("noise", step)
     x_0 = draw_latents(examples.real, source.diffusion, source.params, generators)

@@ -13,7 +13,7 @@ from pandas.util import hash_array
 from torch import Tensor
 
 from spin.data.cache import Cache
-from spin.data.manifest import GEOMETRY, geometry_of, read_manifest, read_pairs, repeats_of
+from spin.data.manifest import GEOMETRY, geometry_of, read_manifest, read_pairs, repeats_of, shapes_of
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
 from spin.runtime.tables import Table, mapped_array
@@ -53,6 +53,9 @@ class TrainingSet:
     """Rows, and which of their images are mirrored (None: none) -> the examples."""
     text: Callable[[Sequence[str]], Conditioning]
     """Captions -> what they say to the denoiser, one row each."""
+    shapes: npt.NDArray[np.int16] | None = None
+    """(num_rows,): which of several shapes a row's images have, ordered by area; None where all are alike. What is fetched
+    together must have one."""
 
 
 def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
@@ -77,14 +80,19 @@ def spin_training_set(data: Path, cache: Cache, opponents: Path) -> TrainingSet:
         flip_real, flip_gen = flips or (None, None)
         wanted = list(rows)
         chosen = examples.take(captioned[wanted])
+        real = cache.posteriors(chosen["image"], flip_real)
         gen = posteriors_at(generated, images[wanted].tolist(), flip_gen)
-        return Rows(
-            cache.posteriors(chosen["image"], flip_real), gen, list(chosen["caption"]), geometry_of(chosen)
-        )
+        if gen[0].shape != real[0].shape:
+            raise DataError(
+                f"{opponents} must hold images of the data set's sizes, but for latents of {list(real[0].shape[1:])} it has "
+                f"{list(gen[0].shape[1:])}; draw the opponents again."
+            )
+        return Rows(real, gen, list(chosen["caption"]), geometry_of(chosen))
 
-    repeats = repeats_of(manifest)
+    repeats, shapes = repeats_of(manifest), shapes_of(manifest)
     return _repeated(
-        TrainingSet(len(images), fetch, cache.text), None if repeats is None else repeats[captioned]
+        TrainingSet(len(images), fetch, cache.text, None if shapes is None else shapes[captioned]),
+        None if repeats is None else repeats[captioned],
     )
 
 
@@ -97,7 +105,8 @@ def _repeated(examples: TrainingSet, repeats: npt.NDArray[np.int32] | None) -> T
     def fetch(rows: Sequence[int], flips: Flips | None = None) -> Rows:
         return examples.fetch(row_of[list(rows)].tolist(), flips)
 
-    return replace(examples, num_rows=len(row_of), fetch=fetch)
+    shapes = None if examples.shapes is None else examples.shapes[row_of]
+    return replace(examples, num_rows=len(row_of), fetch=fetch, shapes=shapes)
 
 
 def _are_of(index: Table, manifest: Table) -> bool:
@@ -149,7 +158,7 @@ def dpo_training_set(data: Path, cache: Cache) -> TrainingSet:
         losers = cache.posteriors(chosen["image_l"], flip_gen)
         return Rows(winners, losers, list(chosen["caption"]), geometry_of(chosen))  # the winner's
 
-    return TrainingSet(len(pairs), fetch, cache.text)
+    return TrainingSet(len(pairs), fetch, cache.text, shapes_of(pairs))
 
 
 def sft_training_set(data: Path, cache: Cache) -> TrainingSet:
@@ -165,4 +174,5 @@ def sft_training_set(data: Path, cache: Cache) -> TrainingSet:
             cache.posteriors(chosen["image"], flip_real), None, list(chosen["caption"]), geometry_of(chosen)
         )
 
-    return _repeated(TrainingSet(len(manifest), fetch, cache.text), repeats_of(manifest))
+    examples_of = TrainingSet(len(manifest), fetch, cache.text, shapes_of(manifest))
+    return _repeated(examples_of, repeats_of(manifest))

@@ -20,6 +20,7 @@ from spin.errors import NonFiniteError
 from spin.runtime.meter import uncounted
 from spin.training.memory import MicroBatch, is_out_of_memory
 from spin.training.parallel import is_sharded, replicate, whole
+from spin.training.parts import Part, Parts
 from spin.training.prefetch import AnyBatch, Prefetch
 from spin.training.steps import Measured, Objective, Predict, Report, micro_step
 
@@ -141,13 +142,15 @@ def _fit(state: TrainState, recipe: Recipe, batch: AnyBatch, accelerator: Accele
     """
     opponents = (recipe.opponent_of(step) for step in range(recipe.num_steps))
     opponent = next((each for each in opponents if each is not None), None)
+    if isinstance(batch, Parts):
+        batch = batch.trial()
     moments = []
     if not state.optimizer.state:  # AdamW will have two of each weight
         moments = [torch.empty_like(each) for each in state.trainable for _ in range(2)]
     while True:
         size, failed = state.micro_batch.size, False
         try:
-            parts: list[AnyBatch] = [*batch.micro_batches(size)]
+            parts: list[Part] = [*batch.micro_batches(size)]
             _accumulate(size, recipe, state.player, opponent, parts[0], accelerator)
         except Exception as error:
             if not is_out_of_memory(error):
@@ -172,12 +175,12 @@ def _accumulate(
 ) -> Measured:
     """Add up the gradient of a batch in micro-batches of `size`; return the mean of what these report, on the device."""
     sums: Measured = {}
-    parts: list[AnyBatch] = [*batch.micro_batches(size)]
+    parts: list[Part] = [*batch.micro_batches(size)]
     for part in parts:
         # Every row counts equally, however many micro-batches there are.
         share = part.num_rows / batch.num_rows
 
-        def backward(loss: Tensor, last: bool, part: AnyBatch = part, share: float = share) -> None:
+        def backward(loss: Tensor, last: bool, part: Part = part, share: float = share) -> None:
             if last and part is parts[-1]:
                 with accelerator.trigger_sync_in_backward(player):
                     accelerator.backward(loss * share)

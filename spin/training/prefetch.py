@@ -7,10 +7,9 @@ from typing import Self
 
 import torch
 
-from spin.training.batches import Batch
-from spin.training.chains import ChainBatch
+from spin.training.parts import Part, Parts
 
-AnyBatch = Batch | ChainBatch
+AnyBatch = Part | Parts
 
 
 class Prefetch:

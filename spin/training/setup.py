@@ -19,8 +19,8 @@ from spin.params.training import DpoParams, IterationParams, SftParams, Training
 from spin.runtime.devices import DTYPES, share_of
 from spin.sampling.opponents import check_drawer
 from spin.seeding import generator_for
-from spin.training.batches import Batch, BatchSource, draw_batch
-from spin.training.chains import ChainBatch, draw_chain_batch, open_chain
+from spin.training.batches import BatchSource, draw_batch
+from spin.training.chains import draw_chain_batch, open_chain
 from spin.training.ema import make_ema
 from spin.training.examples import TrainingSet, dpo_training_set, sft_training_set, spin_training_set
 from spin.training.loop import Recipe, TrainState
@@ -28,6 +28,7 @@ from spin.training.memory import MicroBatch
 from spin.training.networks import Networks, load_networks
 from spin.training.optim import make_lr_scheduler, make_optimizer
 from spin.training.parallel import shard, shard_size
+from spin.training.parts import Part, draw_parts
 from spin.training.precision import store_products_in
 from spin.training.steps import Objective
 
@@ -172,15 +173,14 @@ def make_recipe(params: Params, name: str, networks: Networks, training_set: Tra
     """Objective, opponents and batches of a stage."""
     plan, diffusion = params.stage(name), networks.diffusion
     source = make_source(params, name, diffusion, training_set)
-    draw: Callable[[int], Batch | ChainBatch] = partial(draw_batch, source)
+    draw: Callable[[BatchSource, int], Part] = draw_batch
     if isinstance(plan, IterationParams) and params.objective.kind == "exact":
-        chain = open_chain(diffusion, training_set, params, plan.num_steps)
-        draw = partial(draw_chain_batch, source, chain)
+        draw = partial(draw_chain_batch, open_chain(diffusion, training_set, params, plan.num_steps))
     return Recipe(
         diffusion.predict,
         make_objective(plan, params.objective, source.schedule, diffusion.prediction_type),
         reference_of_update(networks.opponents, plan, params.seed, name),
-        draw,
+        partial(draw, source) if training_set.shapes is None else partial(draw_parts, draw, source),
         plan.num_steps,
         params.training.max_grad_norm,
     )

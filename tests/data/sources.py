@@ -20,7 +20,7 @@ def bring(out: Path, **given: Any) -> Path:
     """Run a data stage at 32 pixels with a test's own settings."""
     out.mkdir()
     shared = {"revision": None, "split": "train", "max_rows": None, "small_images": "drop"}
-    shared |= {"num_val": 1, "num_test": 1, **given}
+    shared |= {"aspect_buckets": None, "num_val": 1, "num_test": 1, **given}
     if "pairs" in given:
         pickapic = {"kind": "pickapic", "val_split": None, "test_split": None, **shared}
         write_pickapic_data(out, PickapicData(**pickapic), 32)

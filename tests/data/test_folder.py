@@ -28,6 +28,7 @@ def bring(
         "num_val": num_val,
         "num_test": num_test,
         "small_images": small,
+        "aspect_buckets": None,
         "trigger": None,
         "repeats": False,
     }

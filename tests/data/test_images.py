@@ -13,6 +13,8 @@ from spin.data.stored import open_stored
 from spin.errors import DataError
 from spin.runtime.images import FORMATS, UnusableImageError, decode_rgb
 
+SQUARE = [(32, 32)]
+
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     stream = io.BytesIO()
@@ -66,7 +68,7 @@ def test_cmyk_and_palette_keep_their_colours() -> None:
 def test_rotation_by_exif_is_applied_before_the_size_is_recorded() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
-    prepared = prepare_image(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), 32, "drop")
+    prepared = prepare_image(encoded(Image.new("RGB", (80, 40)), "JPEG", exif=exif), SQUARE, "drop")
     assert (prepared.original_width, prepared.original_height) == (40, 80)
 
 
@@ -92,7 +94,7 @@ def test_an_animation_gives_its_first_frame(kind: str) -> None:
 )
 def test_what_cannot_be_used_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(UnusableImageError) as caught:
-        prepare_image(data, 32, "drop")
+        prepare_image(data, SQUARE, "drop")
     assert caught.value.reason == reason
 
 
@@ -105,7 +107,7 @@ def test_a_decompression_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_strip_does_not_fill_the_memory_when_it_is_enlarged() -> None:
     with pytest.raises(UnusableImageError) as caught:
-        prepare_image(encoded(Image.new("L", (60000, 1))), 512, "upscale")
+        prepare_image(encoded(Image.new("L", (60000, 1))), [(512, 512)], "upscale")
     assert caught.value.reason == "too long and narrow"
 
 
@@ -130,7 +132,7 @@ def test_resize_and_crop_are_those_of_the_peers(size: tuple[int, int]) -> None:
 
     image = gradient(size)
     resized = Resize(32, Mode.BILINEAR)(image)
-    square, top, left = resize_and_crop(image, 32)
+    square, top, left = resize_and_crop(image, 32, 32)
     assert square.tobytes() == CenterCrop(32)(resized).tobytes()
     assert (top, left) == (max(0, round((resized.height - 32) / 2)), max(0, round((resized.width - 32) / 2)))
     assert square.tobytes() == resized.crop((left, top, left + 32, top + 32)).tobytes()

@@ -86,7 +86,8 @@ def test_a_trigger_is_words(trigger: str, tmp_path: Path, tiny_base: Path) -> No
 
 
 def folder_data() -> dict[str, Any]:
-    shared = {"num_val": 1, "num_test": 1, "small_images": "drop", "trigger": None, "repeats": True}
+    shared = {"num_val": 1, "num_test": 1, "small_images": "drop", "aspect_buckets": None}
+    shared |= {"trigger": None, "repeats": True}
     return FolderData(kind="folder", path="images", **shared).model_dump()
 
 

@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "ROWS_HELD", 64)
-    shared = {"num_val": 5, "num_test": 5, "small_images": "drop"}
+    shared = {"num_val": 5, "num_test": 5, "small_images": "drop", "aspect_buckets": None}
     params = FolderData(kind="folder", path="x", trigger=None, repeats=False, **shared)
     peaks = []
     for count in (150, 150, 900):  # the first one warms caches up

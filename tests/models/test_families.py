@@ -12,6 +12,7 @@ from spin.models.conditioning import square_geometry
 from spin.models.sdxl import StableDiffusionXL
 from spin.params.sampling import SamplerParams
 from spin.runtime.files import read_json, write_json
+from spin.sampling.sampler import Guidance, sample_latents
 from spin.seeding import generator_for
 from tests.models.bases import base_params, load_base
 from tests.models.drawing import PROMPT, draw
@@ -57,6 +58,42 @@ def test_our_latents_are_those_of_the_diffusers_pipeline(
     ).images
     torch.testing.assert_close(draw(diffusion, scheduler), expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(expected, noise, atol=0.1)
+
+
+@pytest.mark.parametrize(("name", "scheduler"), [("sd2", "ddim"), ("sdxl", "euler"), ("sd3", "euler")])
+@pytest.mark.parametrize(("height", "width"), [(40, 24), (24, 48)])
+def test_latents_of_other_shapes_are_the_pipelines_told_of_the_same_crop(
+    bases: dict[str, Path], tmp_path: Path, name: str, scheduler: str, height: int, width: int
+) -> None:
+    diffusion = load_base(bases[name], tmp_path)
+    params = SamplerParams(
+        scheduler=scheduler,
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        eta=0.0,
+        precision="fp32",
+        batch_size=1,
+    )
+    text, empty = diffusion.encode_prompts([PROMPT]), diffusion.encode_prompts([""])
+    guidance = Guidance(text, empty, torch.tensor([[70.0, 50.0, 3.0, 1.0, height, width]]))
+    ours = sample_latents(diffusion, guidance, [generator_for("image", 0)], params, (height, width))
+    channels = diffusion.latent_shape(32)[0]
+    assert ours.shape == (1, channels, height // 4, width // 4)
+
+    crop: dict[str, Any] = {"original_size": (70, 50), "crops_coords_top_left": (3, 1)}
+    crop = crop | {"target_size": (height, width)} if name == "sdxl" else {}
+    expected = open_pipeline(bases[name])(
+        PROMPT,
+        latents=torch.randn(ours.shape[1:], generator=generator_for("image", 0))[None],
+        num_inference_steps=2,
+        guidance_scale=3.0,
+        output_type="latent",
+        height=height,
+        width=width,
+        **crop,
+    ).images
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    assert diffusion.decode_latents(ours).shape == (1, height, width, 3)
 
 
 @pytest.mark.parametrize("name", ["sd2", "sdxl", "sd3", "sd3-without-t5"])

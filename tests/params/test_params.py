@@ -200,3 +200,45 @@ def test_what_nobody_measured_is_named_wherever_it_stands(raw: Raw, tmp_path: Pa
     raw["objective"]["function"] = "hinge"
     raw["baselines"]["sft"]["min_snr_gamma"] = 5.0
     assert experimental() == ["objective.function: hinge", "baselines.min_snr_gamma: 5.0"]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "buckets", "expected"),
+    [
+        (
+            32,
+            {"step": 64, "max_ratio": 2.0},
+            "resolution must be a multiple of data.aspect_buckets.step, 64, got 32; the",
+        ),
+        (
+            512,
+            {"step": 12, "max_ratio": 2.0},
+            "data.aspect_buckets.step must be a multiple of 8, got 12; the",
+        ),
+        (
+            512,
+            {"step": 64, "max_ratio": 1.2},
+            "data.aspect_buckets must give a size besides the square, but no other",
+        ),
+        (
+            512,
+            {"step": 512, "max_ratio": 9.0},
+            "data.aspect_buckets must give a size besides the square, but no other",
+        ),
+        (
+            512,
+            {"step": 64, "max_ratio": 0.5},
+            "data.aspect_buckets.max_ratio must be >= 1.0, got 0.5; choose",
+        ),
+        (512, {"step": 64}, "data.aspect_buckets.max_ratio must be given, found nothing; copy"),
+        (512, {"steps": 64, "max_ratio": 2.0}, "unknown key data.aspect_buckets.steps; remove it."),
+        (512, "sdxl", "data.aspect_buckets must be a mapping, got 'sdxl' (str); correct it"),
+    ],
+)
+def test_buckets_without_a_usable_size_are_one_sentence(
+    resolution: int, buckets: Any, expected: str, tmp_path: Path
+) -> None:
+    raw: Raw = yaml.safe_load((ROOT / "profiles" / "sdxl-lora.yaml").read_text())
+    raw["resolution"] = resolution
+    raw["data"]["aspect_buckets"] = buckets
+    assert expected in sentence(raw, tmp_path)

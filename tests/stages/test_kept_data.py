@@ -26,7 +26,7 @@ def params(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Path("dvc.yaml").touch()
     write_mixed_folder(Path("pictures"))
     data = {"kind": "folder", "path": "pictures", "num_val": 2, "num_test": 2, "small_images": "drop"}
-    data |= {"trigger": None, "repeats": False}
+    data |= {"aspect_buckets": None, "trigger": None, "repeats": False}
     return parameters(tiny_base).model_copy(update={"data": FolderData.model_validate(data)})
 
 

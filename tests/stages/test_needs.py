@@ -211,7 +211,7 @@ def test_a_data_set_that_was_fetched_is_there_when_dvc_asks_for_it_without_a_net
     raw = miniature_params(tiny_base)
     columns = {"image_column": "image", "text_column": "text", "config": None}
     shared = {"revision": None, "split": "train", "max_rows": None, "small_images": "drop"}
-    held_out = {"num_val": 2, "num_test": 2}
+    held_out = {"aspect_buckets": None, "num_val": 2, "num_test": 2}
     raw["data"] = {"kind": "dataset", "source": "owner/images", **columns, **shared, **held_out}
     raw["evaluate"] |= {"references": [], "models": ["base", "sft", "iter1", "iter2"]}
     raw["tables"]["over"] = ["base"]

@@ -46,6 +46,7 @@ def test_a_folder_becomes_parameters_that_bring_it_in(
         "num_val": 1,
         "num_test": 2,
         "small_images": "drop",
+        "aspect_buckets": None,
     }
     run_data(params)
     card = read_json(Path("outputs/data/card.json"))

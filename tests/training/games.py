@@ -19,6 +19,8 @@ from spin.training.batches import Batch, Noised
 from spin.training.loop import Recipe, TrainState, train
 from spin.training.memory import MicroBatch
 from spin.training.optim import make_lr_scheduler, make_optimizer
+from spin.training.parts import Parts
+from spin.training.prefetch import AnyBatch
 from spin.training.steps import Objective, Predict, Report
 from tests.models.tiny import miniature_params
 
@@ -94,7 +96,7 @@ def play(
     optimizer: torch.optim.Optimizer | None = None,
     objective: Objective | None = None,
     opponent_of: Callable[[int], nn.Module | None] | None = None,
-    draw_batch: Callable[[int], Batch] = draw,
+    draw_batch: Callable[[int], AnyBatch] = draw,
     max_grad_norm: float = 1e9,
 ) -> list[Report]:
     """Train `player` by the stage's own loop; `optimizer` stands in for the one of the parameters."""
@@ -110,8 +112,10 @@ def play(
         MicroBatch(micro_batch, auto),
     )
 
-    def own_share(step: int) -> Batch:
+    def own_share(step: int) -> AnyBatch:
         batch = draw_batch(step)
+        if isinstance(batch, Parts):  # a share already
+            return batch
         return list(batch.micro_batches(batch.num_rows // accelerator.num_processes))[
             accelerator.process_index
         ]

@@ -95,7 +95,7 @@ def chain_batch(
     params = Params.model_validate(raw).training
     examples, schedule = training_set(diffusion), diffusion.noise_schedule
     source = BatchSource(examples, diffusion, schedule, params, shared, 0, "iter1", range(params.batch_size))
-    return draw_chain_batch(source, chain, update)
+    return draw_chain_batch(chain, source, update)
 
 
 def opponent_to_player(player: nn.Module, opponent: nn.Module) -> nn.Module:

@@ -103,7 +103,7 @@ def _caption(
     captions: "Captions", captioner: "Captioner", batch_size: int, count: Callable[[int], None]
 ) -> dict[Path, str]:
     """Caption the missing images batch by batch; return those that got none, and why."""
-    from spin.data.writer import read_image
+    from spin.data.images import read_image
     from spin.runtime.images import UnusableImageError, decode_rgb
     from spin.tools.caption.written import one_line
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from spin.errors import ParamsError
+from spin.params.buckets import AspectBuckets
 from spin.params.data import ImageData
 from spin.params.schema import Params, load_params
 from spin.runtime.files import replacing_file
@@ -87,7 +88,8 @@ def run_init(options: argparse.Namespace) -> None:
 
     wants_pairs = any(baseline["objective"] == "dpo" for baseline in params["baselines"].values())
     small = SMALL_IMAGES[options.small_images]
-    survey = survey_source(_from_here(options.images), resolution, small, wants_pairs)
+    buckets = _buckets_at(params["data"].get("aspect_buckets"), resolution)
+    survey = survey_source(_from_here(options.images), resolution, small, wants_pairs, buckets)
     check_enough(survey.images, survey.card, survey.look, resolution, options.min_images or FEWEST_IMAGES)
 
     # Write, and say what was found and what comes next.
@@ -122,6 +124,14 @@ def _checked(options: argparse.Namespace) -> Path:
             f"--config must go with a --base that is one .safetensors file, got {options.config} alone; add --base."
         )
     return profile_path(options.profile)
+
+
+def _buckets_at(given: dict[str, Any] | None, resolution: int) -> AspectBuckets | None:
+    """The profile's buckets, unless another resolution has none of their step but the square, or not even that."""
+    buckets = None if given is None else AspectBuckets.model_validate(given)
+    if buckets is None or resolution % buckets.step or len(buckets.sizes(resolution)) == 1:
+        return None
+    return buckets
 
 
 def _filled(

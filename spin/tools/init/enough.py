@@ -1,7 +1,7 @@
 """Whether a source holds enough to train on and to judge by, and what helps where it does not."""
 
 from spin.errors import DataError
-from spin.tools.init.look import Look, NamingCard
+from spin.tools.init.look import TOO_SMALL, Look, NamingCard
 
 FEWEST_IMAGES = 16
 """Images below which `spin init` asks whether that is meant."""
@@ -53,4 +53,4 @@ def warnings(card: NamingCard, look: Look, resolution: int, test_prompts: int | 
 
 
 def _too_small(card: NamingCard, resolution: int) -> int:
-    return card.dropped.get(f"smaller than {resolution} pixels", 0)
+    return sum(card.dropped.get(reason, 0) for reason in (f"smaller than {resolution} pixels", TOO_SMALL))

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spin.data.card import DataCard
-from spin.data.images import check_image
+from spin.data.images import check_image, nearest, read_image, sizes_of
 from spin.data.seen import Seen
-from spin.data.writer import CaptionedImage, RowLines, read_image
+from spin.data.writer import CaptionedImage, RowLines
+from spin.params.buckets import AspectBuckets
 from spin.runtime.images import UnusableImageError
 from spin.runtime.threads import map_ordered
 
 IMAGES_DECODED = 1000
 """Images that are decoded for a look; a look at the hub, which downloads them, decodes a tenth."""
+
+TOO_SMALL = "smaller than their bucket"
 
 
 @dataclass
@@ -43,7 +46,8 @@ class Look:
     usable: list[tuple[int, bool]] = field(default_factory=list)
     """Of each decoded image that can be used: the number of its row, and whether its caption is the first of its kind."""
     sides: list[int] = field(default_factory=list)
-    """Shorter sides, in pixels, of the decoded images that differ, those that are too small among them."""
+    """The largest resolution, in pixels, that each of the decoded images that differ is large enough for: of squares their
+    shorter side. Those that are too small are among them."""
     decoded: int = 0
     """Rows whose images were decoded, or could not be."""
     undecoded: int = 0
@@ -58,6 +62,7 @@ def look_at(
     rows: Iterator[CaptionedImage],
     card: NamingCard,
     resolution: int,
+    buckets: AspectBuckets | None,
     small_images: str,
     limit: int | None,
     folder: Path | None = None,
@@ -66,12 +71,17 @@ def look_at(
 
     Without a limit all rows are read and counted, though only the first images are decoded.
     """
-    look, lines = Look(), RowLines(card)
+    look, lines, sizes = Look(), RowLines(card), sizes_of(resolution, buckets)
+    too_small = TOO_SMALL if buckets else f"smaller than {resolution} pixels"
 
     def decoded(row: CaptionedImage) -> UnusableImageError | tuple[bytes, int]:
         try:
             images = [read_image(image) if isinstance(image, Path) else image for image in row.images]
-            sides = [min(check_image(image, resolution, "upscale").size) for image in images]
+            sides = []
+            for image in images:
+                size = check_image(image, sizes, "upscale").size
+                bucket = nearest(sizes, *size)
+                sides.append(min(resolution * have // need for have, need in zip(size, bucket, strict=True)))
         except UnusableImageError as error:
             return error
         return hashlib.sha256(images[0]).digest(), min(sides)
@@ -89,7 +99,7 @@ def look_at(
                 if first_time:
                     look.sides.append(side)
                 if side < resolution and small_images == "drop":
-                    card.drop(f"smaller than {resolution} pixels")
+                    card.drop(too_small)
                 elif not first_time and len(row.images) == 1:
                     card.drop("that repeat an earlier image")
                 else:

@@ -9,6 +9,7 @@ from spin.data.folder import METADATA, captioned_files, is_numbered, metadata_ki
 from spin.data.pickapic import COLUMNS, judged_rows
 from spin.data.streams import Stream, image_bytes, local_files, lookup, num_rows, open_stream
 from spin.errors import DataError
+from spin.params.buckets import AspectBuckets
 from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.tools.init import look
 from spin.tools.init.enough import remedy
@@ -50,14 +51,23 @@ class Survey:
         return max(1, self.images * (self.captions - held_out) // self.captions)
 
 
-def survey_source(source: str, resolution: int, small_images: str, pairs: bool) -> Survey:
+def survey_source(
+    source: str, resolution: int, small_images: str, pairs: bool, buckets: AspectBuckets | None = None
+) -> Survey:
     """Look at a folder of images, parquet files, .tar shards or a hub id.
 
-    `small_images` is what becomes of images below the resolution, as in params.yaml; `pairs` says whether a Pick-a-Pic
-    source is to keep its pairs. Raises `DataError` if the source is none of these or has no captions.
+    `small_images` is what becomes of images that are too small, as in params.yaml; `pairs` says whether a Pick-a-Pic source
+    is to keep its pairs, `buckets` what is trained on besides squares. Raises `DataError` if the source is none of these or
+    has no captions.
     """
     path = Path(source)
-    shared: dict[str, Any] = {"num_val": 1, "num_test": 1, "small_images": small_images}
+    shared: dict[str, Any] = {
+        "num_val": 1,
+        "num_test": 1,
+        "small_images": small_images,
+        "aspect_buckets": buckets,
+    }
+    wanted = resolution, buckets, small_images
 
     # A folder of images with captions beside them.
     bare = path.is_dir() and not any(path.rglob("*.parquet")) and not any(path.rglob("*.tar"))
@@ -65,7 +75,7 @@ def survey_source(source: str, resolution: int, small_images: str, pairs: bool) 
         folder = FolderData(kind="folder", path=source, trigger=None, repeats=is_numbered(path), **shared)
         card = NamingCard(source=source)
         rows = captioned_files(path, card, None, folder.repeats)
-        looked = look_at(rows, card, resolution, small_images, None, path)
+        looked = look_at(rows, card, *wanted, None, path)
         return _with_held_out(
             Survey(folder, card, metadata_kind(path), looked, [*unlisted_images(path)]), resolution
         )
@@ -85,11 +95,11 @@ def survey_source(source: str, resolution: int, small_images: str, pairs: bool) 
         splits: dict[str, Any] = {f"{key}_split": _split_of(source, name) for key, name in _PICKAPIC_SPLITS}
         judged = PickapicData(kind="pickapic", pairs=pairs, **splits, **streamed)
         rows = judged_rows(stream, judged, card, lambda _: False, set())
-        looked = look_at(rows, card, resolution, small_images, limit)
+        looked = look_at(rows, card, *wanted, limit)
         return _with_held_out(Survey(judged, card, "Pick-a-Pic's columns", looked), resolution)
     image, text = _columns(stream, source)
     dataset = DatasetData(kind="dataset", config=None, image_column=image, text_column=text, **streamed)
-    looked = look_at(captioned_rows(stream, dataset, card), card, resolution, small_images, limit)
+    looked = look_at(captioned_rows(stream, dataset, card), card, *wanted, limit)
     return _with_held_out(Survey(dataset, card, f"columns {image} and {text}", looked), resolution)
 
 

@@ -18,6 +18,11 @@ def told(survey: Survey, params: Params, listed: Path | None) -> list[str]:
         f"{card.source}: a {data.kind} with captions in {survey.kind}",
         f"{card.sentence()}{looked}",
     ]
+    lines.append(
+        "images are cropped to squares; data.aspect_buckets keeps portraits and landscapes whole (docs/data.md)"
+        if data.aspect_buckets is None
+        else "images are cropped to the nearest of several shapes, as data.aspect_buckets says"
+    )
     if survey.look.undecoded:
         lines.append(f"{survey.look.undecoded} of the kept ones were not decoded")
     if survey.unlisted:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from spin.errors import ParamsError
+from spin.params.buckets import LEAST_AREA_PERCENT, AspectBuckets
 from spin.params.schema import Params, load_params
 from spin.rewards.strangers import warn_of_embedded
 from spin.tools.plan.published import PEAK_FP32_TFLOPS, PEAK_TFLOPS
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from spin.tools.plan.estimate import Plan
 
 DEFAULT_GPU, ASSUMED_SHARE = "a100", 0.35
+BUCKETS = f"Every image counts as a square: the buckets' areas are {LEAST_AREA_PERCENT} to 100% of its."
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -74,7 +76,7 @@ def run_plan(options: argparse.Namespace) -> None:
         work = [{**asdict(item), "tflop": item.tflop} for item in plan.work]
         print(json.dumps({**asdict(plan), "work": work, "hours": hours, "rates": rates.told}, indent=2))
     else:
-        print(_text(plan, hours, rates, options))
+        print(_text(plan, hours, rates, options, getattr(params.data, "aspect_buckets", None)))
 
 
 def _check_measure(options: argparse.Namespace) -> None:
@@ -180,7 +182,13 @@ def _plan(
     return make_plan(params, cost, counts), cost, counts.scorers
 
 
-def _text(plan: "Plan", hours: dict[str, float], rates: Rates, options: argparse.Namespace) -> str:
+def _text(
+    plan: "Plan",
+    hours: dict[str, float],
+    rates: Rates,
+    options: argparse.Namespace,
+    buckets: AspectBuckets | None,
+) -> str:
     rows = [
         (
             item.name,
@@ -205,6 +213,7 @@ def _text(plan: "Plan", hours: dict[str, float], rates: Rates, options: argparse
             *rates.said,
             f"{alone if options.gpus > 1 else ''}Not counted: "
             f"{unknown}previews, text encoders, loading, decoding and saving.",
+            *([] if buckets is None else [BUCKETS]),
             "",
             _amounts("Disk", plan.disk),
             *(["", _amounts("Memory of one GPU in training (estimate)", plan.memory)] if plan.memory else []),
