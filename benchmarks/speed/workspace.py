@@ -59,7 +59,7 @@ SIZES = {
 
 def write_workspace(folder: Path, name: str, size: Size, base: Path | None, changes: dict[str, Any]) -> None:
     """Write params.yaml and, for the real sizes, images and a base with random weights unless there is a `base`."""
-    raw: dict[str, Any] = yaml.safe_load((ROOT / "profiles" / f"{size.profile}.yaml").read_text("utf-8"))
+    raw = _profile(size.profile)
     raw["iterations"][ITERATION] |= {"num_steps": 10**6, "warmup_steps": 0}
     raw["training"] |= {"batch_size": size.pairs, "micro_batch_size": size.pairs}
     raw["opponents"] |= {"shard_size": size.images, "latents": "reencode", "safety_checker": None}
@@ -70,16 +70,8 @@ def write_workspace(folder: Path, name: str, size: Size, base: Path | None, chan
     if size.profile == "toy":
         raw["data"]["num_train"] = size.images
     else:
-        raw["data"] = {
-            "kind": "folder",
-            "path": str(folder / "images"),
-            "num_val": 1,
-            "num_test": 2,
-            "small_images": raw["data"]["small_images"],
-            "aspect_buckets": None,
-            "trigger": None,
-            "repeats": False,
-        }
+        raw["data"] = _profile("sd15-lora")["data"]  # a folder's
+        raw["data"] |= {"path": str(folder / "images"), "num_val": 1, "num_test": 2}
     if base is not None or size.profile != "toy":
         raw["base"] |= {"source": str(base or folder / "base"), "revision": None, "config": None}
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +82,11 @@ def write_workspace(folder: Path, name: str, size: Size, base: Path | None, chan
         write_images(folder / "images", size.images + 3, int(raw["resolution"]))  # 3 of them are held out
         if base is None:
             _write_base(folder / "base", name)
+
+
+def _profile(name: str) -> dict[str, Any]:
+    raw: dict[str, Any] = yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text("utf-8"))
+    return raw
 
 
 def _write_base(folder: Path, name: str) -> None:
