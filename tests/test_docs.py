@@ -101,7 +101,7 @@ def test_the_help_lists_commands_in_groups() -> None:
     for block in _parser().format_help().split("\n\n"):
         heading, *lines = block.strip("\n").split("\n")
         groups[heading.split(",")[0].rstrip(":")] = [line.split()[0] for line in lines]
-    assert groups["start here"][:2] == ["init", "plan"]
+    assert groups["start here"] == ["init", "caption", "plan", "fetch"]
     assert set(groups["stages"]) == {stage.command for stage in STAGES.values()}
     assert {"sample", "score", "export"} <= {*groups["tools"], *groups["stages"]}
 
