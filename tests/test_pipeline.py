@@ -221,6 +221,7 @@ def test_the_whole_loop_and_what_a_change_reruns(
 ) -> None:
     monkeypatch.setenv("SPIN_TRACKING", "off")  # test_tracking holds what MLflow is told
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("SPIN_WARM", "")  # what a stage loads is written down by its own process
     raw = write_project(tmp_path, tiny_base)
     with monkeypatch.context() as patch:
         write_down_modules(tmp_path, patch)

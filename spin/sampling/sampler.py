@@ -70,7 +70,7 @@ class Guidance(NamedTuple):
     """(B, 6), for families that are told of it; the same in both branches."""
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: a player cut by FSDP2 keeps what it gathers first, and is trained with it
 def sample_latents(
     diffusion: LatentDiffusion,
     guidance: Guidance,

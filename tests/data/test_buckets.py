@@ -136,9 +136,8 @@ def folder_of(folder: Path, sizes: list[tuple[int, int]]) -> FolderData:
         image.save(folder / f"{number:02d}.png")
         rows.append(f"{number:02d}.png,picture {number}")
     (folder / "metadata.csv").write_text("\n".join(rows))
-    return FolderData(
-        kind="folder", path=str(folder), num_val=1, num_test=1, small_images="drop", aspect_buckets=SMALL
-    )
+    shared = {"small_images": "drop", "aspect_buckets": SMALL, "trigger": None, "repeats": False}
+    return FolderData(kind="folder", path=str(folder), num_val=1, num_test=1, **shared)
 
 
 def test_the_manifest_has_each_images_size_and_the_card_counts_them(tmp_path: Path) -> None:

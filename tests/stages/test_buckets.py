@@ -39,7 +39,7 @@ def parameters(base: str = BASE, buckets: Any = BUCKETS, resolution: int = 64) -
     raw = miniature_params(Path(base))
     raw["resolution"] = resolution
     raw["data"] = {"kind": "folder", "path": "people", "num_val": 1, "num_test": 2}
-    raw["data"] |= {"small_images": "drop", "aspect_buckets": buckets}
+    raw["data"] |= {"small_images": "drop", "aspect_buckets": buckets, "trigger": None, "repeats": False}
     raw["opponents"] |= {"scheduler": "euler", "batch_size": 6, "shard_size": 8}
     raw["training"] |= {
         "batch_size": 16,
