@@ -18,10 +18,11 @@ import pandas as pd
 from benchmarks.record import about_here, about_line, write_record
 from benchmarks.study.outcome import SCORERS, Played, compare
 from benchmarks.study.plan import SPIN, STEPS, TRIALS, TUNING_IMAGES
-from benchmarks.study.play import Settings, params_of, play
+from benchmarks.study.play import ROOT, Settings, params_of, play
 from spin import paths
+from spin.evaluation.lineage import revision_line
 from spin.params.schema import Params
-from spin.runtime.files import read_parquet
+from spin.runtime.files import read_json, read_parquet, write_json
 
 SEEDS = (100, 101, 102)
 DEMO: Settings = TRIALS["spin"][0]
@@ -76,7 +77,10 @@ def play_seed(seed: int, work: Path) -> pd.DataFrame:
 
 def run(seeds: list[int], work: Path, out: Path) -> None:
     """Play what is missing, and write the record."""
-    started = time.monotonic()
+    started, mark = time.monotonic(), work / "played.json"
+    if not mark.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(mark, {"code": revision_line(ROOT)})
     scores = pd.concat([play_seed(seed, work) for seed in seeds], ignore_index=True)
     played = Played(scores)
     found = []
@@ -91,7 +95,7 @@ def run(seeds: list[int], work: Path, out: Path) -> None:
         "",
         f"    python -m benchmarks.study.third --seeds {' '.join(map(str, seeds))} --work FOLDER --out {out}",
         "",
-        about_line(about),
+        f"{about_line(about)} Played by {read_json(mark)['code']}.",
         "",
         f"{prompts} validation captions in {int(played.clusters.max()) + 1} clusters, {TUNING_IMAGES} images each, "
         f"seeds that the study does not use; 95% intervals over captions, of the mean over seeds.",
