@@ -121,7 +121,6 @@ def test_a_killed_run_and_the_one_that_goes_on_report_all_that_was_spent(
     assert both["tflop"] == pytest.approx(unbroken["tflop"], rel=1e-6), (
         "no update was lost, so none done twice"
     )
-    assert both["mfu"] < unbroken["mfu"], "half a second of it slept"
     assert sha256_tree(inside / "outputs/checkpoints/iter1") == before
     assert not list(inside.glob(".spin/work/train-iter1-*"))
 
