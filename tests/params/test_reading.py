@@ -28,11 +28,11 @@ BOMB = "a0: &a0 [x, x]\n" + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
 def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ParamsError, match=said) as refused:
         read_yaml(path)
     assert "\n" not in str(refused.value)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_an_alias_is_read_as_what_it_stands_for(tmp_path: Path) -> None:
