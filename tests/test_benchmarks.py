@@ -13,8 +13,8 @@ import pytest
 from benchmarks.speed.drawing_peers import pipeline
 from benchmarks.speed.ours import drawing, training
 from benchmarks.speed.peers import diffusion_dpo
-from benchmarks.speed.subjects import Order, Turns
-from benchmarks.speed.workspace import PARAMS, SIZES, prepare, write_workspace
+from benchmarks.speed.subjects import PARAMS, Order, Turns
+from benchmarks.speed.workspace import SIZES, prepare, write_workspace
 from spin.params.schema import load_params
 from spin.runtime import meter
 from spin.runtime.files import read_json

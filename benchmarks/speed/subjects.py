@@ -21,6 +21,8 @@ PRELOADED = [f"benchmarks.speed.{name}" for name in ("drawing_peers", "parallel_
 """What takes seconds to import and no device: contestants are forked from a process that has done it."""
 PATIENCE = 3600.0
 """Seconds to wait for a turn to end."""
+PARAMS = Path("params.yaml")
+"""Of the folder that a contestant works in."""
 
 
 class Order(NamedTuple):
@@ -173,7 +175,6 @@ def _serve(job: Job, rank: int, port: int, pipe: Connection) -> None:
     os.chdir(job.folder)
     module, _, name = job.contestant.partition(":")
     try:
-        from benchmarks.speed.workspace import PARAMS
         from spin.params.schema import load_params
 
         getattr(importlib.import_module(module), name)(load_params(PARAMS), Turns(pipe), job.variant)

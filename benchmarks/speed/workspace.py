@@ -6,11 +6,10 @@ from typing import Any
 
 import yaml
 
-from benchmarks.speed.subjects import Turns
+from benchmarks.speed.subjects import PARAMS, Turns
 from spin.params.schema import Params
 
 ROOT = Path(__file__).resolve().parents[2]
-PARAMS = Path("params.yaml")
 ITERATION = "iter1"
 
 

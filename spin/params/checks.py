@@ -84,20 +84,7 @@ def check_sections(params: ParamSections) -> None:
             f"opponents.drawn_by must be previous with objective.kind exact, got {params.opponents.drawn_by}; the exact "
             "objective draws the previous iterate's trajectory itself"
         )
-
-    for key, wanted in {"kind": "approximate", "reference": "previous"}.items():
-        given = getattr(params.objective, key)
-        if params.training.reference_draws is not None and given != wanted:
-            raise ValueError(
-                f"training.reference_draws must be null with objective.{key} {given}, got "
-                f"{params.training.reference_draws}; set it to null, or objective.{key} to {wanted}"
-            )
-
-    if params.training.reference_draws is not None and getattr(params.data, "aspect_buckets", None):
-        raise ValueError(
-            f"training.reference_draws must be null with data.aspect_buckets, got {params.training.reference_draws}; errors "
-            "are kept for batches of one shape; set one of them to null"
-        )
+    check_reference_draws(params)
 
     # Data and resolution.
     if params.data.kind == "none":
@@ -128,6 +115,23 @@ def check_sections(params: ParamSections) -> None:
         raise ValueError(
             f"evaluate.references must be [] with the prompt set {foreign[0]}; only the embedded world's own captions "
             "have perfect images"
+        )
+
+
+def check_reference_draws(params: ParamSections) -> None:
+    """Errors of the reference are computed beforehand for the approximate objective, one reference and one shape."""
+    for key, wanted in {"kind": "approximate", "reference": "previous"}.items():
+        given = getattr(params.objective, key)
+        if params.training.reference_draws is not None and given != wanted:
+            raise ValueError(
+                f"training.reference_draws must be null with objective.{key} {given}, got "
+                f"{params.training.reference_draws}; set it to null, or objective.{key} to {wanted}"
+            )
+
+    if params.training.reference_draws is not None and getattr(params.data, "aspect_buckets", None):
+        raise ValueError(
+            f"training.reference_draws must be null with data.aspect_buckets, got {params.training.reference_draws}; errors "
+            "are kept for batches of one shape; set one of them to null"
         )
 
 

@@ -3,16 +3,17 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from spin.data.card import DataCard
 from spin.data.images import check_image, nearest, read_image, sizes_of
 from spin.data.seen import Seen
 from spin.data.writer import CaptionedImage, RowLines
-from spin.params.buckets import AspectBuckets
+from spin.params.buckets import AspectBuckets, Size
 from spin.runtime.images import UnusableImageError
 from spin.runtime.threads import map_ordered
 
@@ -71,21 +72,10 @@ def look_at(
 
     Without a limit all rows are read and counted, though only the first images are decoded.
     """
-    look, lines, sizes = Look(), RowLines(card), sizes_of(resolution, buckets)
+    look, lines = Look(), RowLines(card)
     too_small = TOO_SMALL if buckets else f"smaller than {resolution} pixels"
 
-    def decoded(row: CaptionedImage) -> UnusableImageError | tuple[bytes, int]:
-        try:
-            images = [read_image(image) if isinstance(image, Path) else image for image in row.images]
-            sides = []
-            for image in images:
-                size = check_image(image, sizes, "upscale").size
-                bucket = nearest(sizes, *size)
-                sides.append(min(resolution * have // need for have, need in zip(size, bucket, strict=True)))
-        except UnusableImageError as error:
-            return error
-        return hashlib.sha256(images[0]).digest(), min(sides)
-
+    decoded = partial(_decoded, sizes_of(resolution, buckets), resolution)
     with closing(Seen()) as seen, closing(Seen()) as captioned:
         first = itertools.islice(rows, IMAGES_DECODED if limit is None else limit)
         for row, found in map_ordered(decoded, first, os.cpu_count() or 1):
@@ -115,6 +105,22 @@ def look_at(
             look.undecoded += 1
             look.captions += captioned.add(row.caption.encode())
     return look
+
+
+def _decoded(
+    sizes: Sequence[Size], resolution: int, row: CaptionedImage
+) -> UnusableImageError | tuple[bytes, int]:
+    """The hash of a row's image, and the largest resolution that it is large enough for; or what is wrong with it."""
+    try:
+        images = [read_image(image) if isinstance(image, Path) else image for image in row.images]
+        sides = []
+        for image in images:
+            size = check_image(image, sizes, "upscale").size
+            bucket = nearest(sizes, *size)
+            sides.append(min(resolution * have // need for have, need in zip(size, bucket, strict=True)))
+    except UnusableImageError as error:
+        return error
+    return hashlib.sha256(images[0]).digest(), min(sides)
 
 
 def _name(row: CaptionedImage, folder: Path | None) -> str:
