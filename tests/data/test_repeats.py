@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,7 +22,7 @@ from spin.params.training import TagParams
 from spin.stages.data import run_base, run_cache, run_data
 from spin.stages.sample import run_opponents
 from spin.training.batches import BatchSource, draw_batch
-from spin.training.examples import TrainingSet, sft_training_set, spin_training_set
+from spin.training.examples import TrainingSet, _repeated, sft_training_set, spin_training_set
 from tests.data.images import jpeg, write_numbered
 from tests.data.tables import column
 from tests.data.test_folder import bring
@@ -204,3 +205,13 @@ def test_init_knows_numbered_folders_and_says_so(
     data = load_params().data
     assert isinstance(data, FolderData)
     assert not data.repeats, "a year is no number of repeats"
+
+
+def test_a_repeated_row_keeps_its_shape() -> None:
+    rows = TrainingSet(
+        2, lambda rows, flips: pytest.fail("fetched"), lambda captions: {}, np.array([0, 1], np.int16)
+    )
+    repeated = _repeated(rows, np.array([1, 3], np.int32))
+    assert repeated.num_rows == 4
+    assert repeated.shapes is not None
+    assert repeated.shapes.tolist() == [0, 1, 1, 1]

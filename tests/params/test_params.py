@@ -242,3 +242,9 @@ def test_buckets_without_a_usable_size_are_one_sentence(
     raw["resolution"] = resolution
     raw["data"]["aspect_buckets"] = buckets
     assert expected in sentence(raw, tmp_path)
+
+
+def test_kept_errors_of_the_reference_are_for_images_of_one_shape(tmp_path: Path) -> None:
+    raw: Raw = yaml.safe_load((ROOT / "profiles" / "sdxl-lora.yaml").read_text())
+    raw["training"]["reference_draws"] = 2
+    assert "training.reference_draws must be null with data.aspect_buckets, got 2;" in sentence(raw, tmp_path)
