@@ -68,8 +68,8 @@ def play_seed(base: str, seed: int, folder: Path) -> pd.DataFrame:
             for part in SHARED:
                 shutil.copytree(first / paths.OUTPUTS / part, place / paths.OUTPUTS / part)
             for kind in ("samples", "scores"):
-                part = Path(kind, "test", "base")
-                shutil.copytree(first / paths.OUTPUTS / part, place / paths.OUTPUTS / part)
+                drawn = Path(kind, "test", "base")
+                shutil.copytree(first / paths.OUTPUTS / drawn, place / paths.OUTPUTS / drawn)
         play(params_for(base, seed, draws), place)
         for model in ("base", "iter1") if draws is None else ("iter1",):
             scores = read_parquet(place / paths.SCORES / "test" / model / "scores.parquet")

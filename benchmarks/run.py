@@ -22,47 +22,13 @@ from typing import Any
 import yaml
 
 from benchmarks.record import about_here, write_record
+from benchmarks.speed.contestants import CONTESTANTS
 from benchmarks.speed.report import Measured, fill_page, lines_of, shown
 from benchmarks.speed.subjects import Job, OutOfMemoryTurnError, Subject, started
 from benchmarks.speed.workspace import SIZES, Size, write_workspace
 
 PARTS = ("training", "drawing", "processes")
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate")
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One row of a part: who, and how many at a time; None is the best of those tried."""
-
-    label: str
-    name: str
-    size: int | None = None
-    variant: str = ""
-    processes: int = 1
-
-
-OURS = "benchmarks.speed.ours"
-CONTESTANTS = {
-    "training": [
-        Contestant("this project", f"{OURS}:training"),
-        Contestant("Diffusion-DPO's recipe, one pair at a time", "benchmarks.speed.peers:diffusion_dpo", 1),
-        Contestant("Diffusion-DPO's recipe, at its best micro-batch", "benchmarks.speed.peers:diffusion_dpo"),
-    ],
-    "drawing": [
-        Contestant("this project", f"{OURS}:drawing", variant="direct"),
-        Contestant("this project, posteriors of the images included", f"{OURS}:drawing", variant="reencode"),
-        Contestant("diffusers' pipeline, one prompt a call", "benchmarks.speed.drawing_peers:pipeline", 1),
-        Contestant("diffusers' pipeline, at its best batch", "benchmarks.speed.drawing_peers:pipeline"),
-    ],
-    "processes": [
-        Contestant("this project, 2 processes", f"{OURS}:training", processes=2),
-        Contestant("this project, 1 process", f"{OURS}:training"),
-        Contestant(
-            "2 processes without overlap", "benchmarks.speed.parallel_peers:without_overlap", processes=2
-        ),
-    ],
-}
-"""By part; the first one is measured against the others."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Stable Diffusion 1.5's architecture with random weights, laid out as the hub has it; or a tiny one of the same shape."""
 
 from pathlib import Path
+from typing import Any
 
 from spin.runtime.files import write_json
 
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, Any]] = {
     "unet": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     "vae": {
         "block_out_channels": [128, 256, 512, 512],
@@ -25,7 +26,7 @@ PUBLISHED = {
     },
 }
 """Configs of Stable Diffusion 1.5 as published, where they differ from the defaults of diffusers and transformers."""
-TINY = {
+TINY: dict[str, dict[str, Any]] = {
     "unet": {"block_out_channels": [8, 8, 16, 16], "norm_num_groups": 4, "attention_head_dim": 2},
     "vae": {"block_out_channels": [4, 4, 8, 8], "norm_num_groups": 4},
     "text_encoder": {

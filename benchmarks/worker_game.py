@@ -88,9 +88,9 @@ def play(root: Path) -> int:
         with temporary_settings(server_settings(root)), get_client(sync_client=True) as client:
             run = under_way(client, client.read_deployment_by_name(DEPLOYMENT))
             while worker.poll() is None:
-                found = client.read_flow_run(run)
-                if found.state.is_final() and found.state.name != "StartsAgain":
-                    return 0 if found.state.is_completed() else 1
+                state = client.read_flow_run(run).state
+                if state and state.is_final() and state.name != "StartsAgain":
+                    return 0 if state.is_completed() else 1
                 time.sleep(0.5)
         return 1
     finally:

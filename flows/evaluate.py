@@ -23,7 +23,7 @@ from tasks.project import TornProjectError
 from tasks.stage import BAD_INPUT_STATE
 
 
-@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())
+@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def evaluate(run: Evaluate) -> State[Any]:
     """Compare a finished checkpoint with the base: images, scores and winning rates on prompt sets.
 

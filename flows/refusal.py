@@ -9,6 +9,7 @@ from spin.errors import SpinError
 from spin.params.schema import load_params
 from spin.stages import preflight
 from spin.stages.needs import check_reachable, needs_of
+from tasks.trainjob import manifest_asked
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 
 def refused_input(root: Path) -> str | None:
-    """Return the sentence on bad parameters, before seconds are spent on Prefect and a server."""
+    """Return the sentence on bad parameters, or a bad SPIN_TRAINJOB, before seconds are spent on Prefect and a server."""
     try:
         if (root / "params.yaml").is_file():
             preflight.check(load_params(root / "params.yaml"), root)
+        manifest_asked()
     except SpinError as error:
         return str(error)
     return None

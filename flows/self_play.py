@@ -22,7 +22,7 @@ from tasks.stage import BAD_INPUT_STATE
 ALL = SelfPlay()
 
 
-@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())
+@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def self_play(run: SelfPlay = ALL) -> State[Any]:
     """Play SPIN: train iterations and baselines, compare them, and show tables and report.
 

@@ -47,7 +47,7 @@ def kind(stage: str) -> str:
     return stage.partition("@")[0]
 
 
-@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())
+@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
 def spin_diffusion(
     root: Path = Path("."),
     targets: list[str] | None = None,

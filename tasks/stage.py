@@ -168,7 +168,6 @@ def stage_task(name: str, show: Show | None = None) -> Task[..., Any]:
         return state
 
     TASKS[name] = task(
-        bring_up_to_date,
         name=name,
         description=declared.help,
         tags=["gpu"] if declared.gpu else [],
@@ -178,5 +177,5 @@ def stage_task(name: str, show: Show | None = None) -> Task[..., Any]:
         retry_condition_fn=_may_help,
         retry_delay_seconds=5,
         persist_result=False,
-    )
+    )(bring_up_to_date)
     return TASKS[name]

@@ -196,8 +196,18 @@ def filled_in(manifest: Manifest, arguments: Sequence[str], root: Path) -> Manif
     return {**manifest, "metadata": metadata, "spec": {**manifest["spec"], "trainer": trainer}}
 
 
-def read_manifest(file: Path) -> Manifest:
-    """Read a TrainJob; raises `ParamsError` for a file that is none."""
+def manifest_asked() -> Manifest | None:
+    """Read the TrainJob that SPIN_TRAINJOB names, if it does.
+
+    Raises `ParamsError` for a file that is none, and where prefect-kubernetes is missing.
+    """
+    if not (asked := os.environ.get("SPIN_TRAINJOB")):
+        return None
+    if importlib.util.find_spec("prefect_kubernetes") is None:
+        raise ParamsError(
+            "SPIN_TRAINJOB needs prefect-kubernetes, which is missing; pip install 'spin-diffusion[kubernetes]'."
+        )
+    file = Path(asked)
     try:
         manifest = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -215,22 +225,22 @@ def read_manifest(file: Path) -> Manifest:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `spin ARGUMENTS` on the cluster."""
-    if importlib.util.find_spec("prefect_kubernetes") is None:
-        _say(
-            "spin: SPIN_TRAINJOB needs prefect-kubernetes, which is missing; pip install 'spin-diffusion[kubernetes]'."
-        )
+    try:
+        if (manifest := manifest_asked()) is None:
+            raise ParamsError("SPIN_TRAINJOB must name a manifest, and is not set; docs/scale.md shows one.")
+    except ParamsError as error:
+        _say(f"spin: {error}")
         return BAD_INPUT
     from kubernetes_asyncio.client import ApiException
     from kubernetes_asyncio.config import ConfigException
 
     try:
-        manifest = read_manifest(Path(os.environ["SPIN_TRAINJOB"]))
         return asyncio.run(TrainJob(manifest, arguments, Path.cwd()).run())
     except (ParamsError, ConfigException) as error:
         _say(f"spin: {error}")
         return BAD_INPUT
     except ApiException as error:
-        _say(f"spin: the cluster refused the TrainJob ({error.status} {error.reason}): {error.body}")
+        _say(f"spin: the cluster refused the TrainJob ({error.status} {error.reason}): {error.body!s}")
         return BAD_INPUT if error.status in (400, 401, 403, 404, 422) else 1
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM

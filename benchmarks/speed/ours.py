@@ -10,7 +10,7 @@ from spin.data.cache import Cache
 from spin.data.manifest import read_manifest
 from spin.models.checkpoint import load_to_draw, weights_digest
 from spin.params.schema import Params
-from spin.runtime.devices import DTYPES, process_state
+from spin.runtime.devices import process_state
 from spin.sampling.opponents import OpponentStage, write_opponents
 from spin.training.loop import Recipe, TrainState, train
 from spin.training.memory import MicroBatch, is_out_of_memory
@@ -42,7 +42,9 @@ def set_up(params: Params) -> tuple[TrainState, Recipe]:
 
 
 def training(params: Params, turns: Turns, variant: str) -> None:
-    """One unbroken training, which pauses between turns."""
+    """One unbroken training, which pauses between turns; `variant` is `compiled`, or nothing for eager networks."""
+    if variant == "compiled":
+        params = params.model_copy(update={"training": params.training.model_copy(update={"compile": True})})
     state, recipe = set_up(params)
     share = params.training.batch_size // process_state().num_processes
     left = amount = 0
@@ -79,24 +81,23 @@ def training(params: Params, turns: Turns, variant: str) -> None:
 
 
 def drawing(params: Params, turns: Turns, variant: str) -> None:
-    """The opponents of every caption; `variant` is `direct` (images alone) or `reencode` (with the VAE's posteriors)."""
-    device = process_state().device
-    base = load_to_draw(
-        paths.CHECKPOINTS / "base", device, DTYPES[params.opponents.precision], with_text=False
-    )
+    """The opponents of every caption; `variant` is `direct` (images alone) or `reencode` (with the VAE's posteriors), and
+    `compiled` if so.
+    """
+    latents, _, compiled = variant.partition(" ")
+    asked = params.opponents.model_copy(update={"latents": latents, "compile": bool(compiled)})
+    base = load_to_draw(paths.CHECKPOINTS / "base", process_state().device, asked, with_text=False)
     work, images = Path("drawn") / variant, len(read_manifest(paths.DATA))
     while (order := turns.wait()) is not None:
-        chosen = params.opponents.model_copy(update={"batch_size": order.size, "latents": variant})
         stage = OpponentStage(
-            ITERATION,
-            ["base"],
-            lambda name: base,
-            paths.DATA,
-            Cache(paths.CACHE),
-            chosen,
-            params.resolution,
-            params.seed,
-            {"base": weights_digest(paths.CHECKPOINTS / "base")},
+            iteration=ITERATION,
+            iterates=["base"],
+            load=lambda name: base,
+            data=paths.DATA,
+            cache=Cache(paths.CACHE),
+            params=asked.model_copy(update={"batch_size": order.size}),
+            seed=params.seed,
+            weights={"base": weights_digest(paths.CHECKPOINTS / "base")},
         )
         try:
             for _ in range(order.amount):

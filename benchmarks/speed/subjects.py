@@ -131,7 +131,7 @@ def _received(pipe: Connection) -> Result:
 def started(job: Job) -> Iterator[Subject]:
     """Keep a contestant's processes for the block; they are ready when it begins."""
     without_gpu = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # CUDA does not survive a fork
-    context = multiprocessing.get_context("forkserver" if without_gpu else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if without_gpu else "spawn")
     if without_gpu:
         context.set_forkserver_preload(PRELOADED)
     port = _free_port()

@@ -30,7 +30,7 @@ class Played:
         self.scores: dict[str, dict[int, Floats]] = {model: {} for model in self.models}
         """(prompts, scorers) of each model and seed."""
         for (model, seed), rows in frame.groupby(["model", "seed"]):
-            self.scores[str(model)][int(seed)] = rows[SCORERS].to_numpy(np.float64)
+            self.scores[str(model)][int(str(seed))] = rows[SCORERS].to_numpy(np.float64)
 
     def won(self, model: str, over: str) -> Floats:
         """Outcomes averaged over the four scorers, (seeds, prompts)."""

@@ -83,7 +83,7 @@ def run(seeds: list[int], work: Path, out: Path) -> None:
         write_json(mark, {"code": revision_line(ROOT)})
     scores = pd.concat([play_seed(seed, work) for seed in seeds], ignore_index=True)
     played = Played(scores)
-    found = []
+    found: list[dict[str, Any]] = []
     for said, place, third, second in TRIED:
         ours, before = (f"{place}/{name}" if place else name for name in (third, second))
         against_demo = compare(played, ours, "iter2") if ours != "iter3" else compare(played, ours, before)

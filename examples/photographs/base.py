@@ -6,6 +6,7 @@ better than minutes of training on a few dozen pictures make it.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,8 @@ def _train(
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(networks.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = NoiseSchedule.from_scheduler_config(new_scheduler().config)
-    latents = encode(vae, images)[0] * vae.config.scaling_factor  # (N, 4, resolution / 4, resolution / 4)
+    config: Any = vae.config
+    latents = encode(vae, images)[0] * config.scaling_factor  # (N, 4, resolution / 4, resolution / 4)
     for step in range(num_steps):
         rows = torch.randint(len(images), (BATCH_SIZE,), generator=generator)
         x_0, eps = latents[rows], torch.randn(latents[rows].shape, generator=generator)

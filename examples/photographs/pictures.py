@@ -82,7 +82,7 @@ def captions() -> list[str]:
 def write_pictures(folder: Path) -> int:
     """Write the pictures of all installed photographs and a metadata.csv; return how many there are."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[tuple[str, str]] = []
     for path, box, caption in _found():
         with Image.open(path) as photograph:
             sides = [photograph.width, photograph.height] * 2

@@ -21,12 +21,15 @@ from huggingface_hub import save_torch_state_dict
 
 from spin.errors import ModelError
 from spin.models.bases import Base, find_base, find_overlay
+from spin.models.compiled import compile_blocks
 from spin.models.digests import DENOISER, recorded_digest, weights_digest_of
 from spin.models.families import FAMILIES
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import fuse_adapter, has_adapter, write_adapter
 from spin.models.reading import read_folder, read_network, read_single_file
 from spin.params.model import BaseParams, UnetParams
+from spin.params.sampling import SamplerParams
+from spin.runtime.devices import DTYPES
 from spin.runtime.files import read_json, sha256_tree, write_json
 from spin.runtime.sums import checked
 
@@ -97,14 +100,17 @@ def load_model(
 
 
 def load_to_draw(
-    checkpoint: Path, device: torch.device | str, dtype: torch.dtype, with_text: bool = True
+    checkpoint: Path, device: torch.device | str, sampler: SamplerParams, with_text: bool = True
 ) -> LatentDiffusion:
-    """Load a checkpoint with its denoiser in the format it draws in, rounded after an adapter is fused.
+    """Load a checkpoint as `sampler` draws with it: its denoiser rounded after an adapter is fused, and compiled if asked.
 
     The autoencoder stays in fp32. `with_text` as in `load_model`.
     """
     model = load_model(checkpoint, with_text=with_text)
+    dtype = DTYPES[sampler.precision]
     torch.nn.Module.to(model.denoiser, dtype)  # diffusers' own `to` warns of layers these families have not
+    if sampler.compile:
+        compile_blocks(model.denoiser)
     return model.to(device)
 
 

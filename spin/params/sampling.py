@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from spin.params.section import PositiveInt, Probability, Section
 
+RUN_ONLY = {"batch_size", "compile"}
+"""Settings of a sampler that change speed, memory or rounding only: results are compared and kept whatever they are."""
+
 SchedulerName = Literal["ddim", "ddpm", "pndm", "euler", "dpmsolver++"]
 
 
@@ -23,6 +26,8 @@ class SamplerParams(Section):
     by its rounding."""
     batch_size: PositiveInt
     """Images drawn at a time; the images do not depend on it."""
+    compile: bool
+    """Compile the denoiser's repeated blocks with torch.compile; the first two shapes of a batch take up to minutes more."""
 
     @model_validator(mode="after")
     def _eta_is_ddims(self) -> "SamplerParams":

@@ -14,6 +14,7 @@ from spin.data.manifest import read_prompt_table
 from spin.models.conditioning import square_geometry
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.evaluation import EvaluateParams
+from spin.params.sampling import RUN_ONLY
 from spin.runtime.files import read_parquet, replacing_dir, sha256_file, write_json
 from spin.runtime.progress import Progress
 from spin.runtime.shards import my_shards, shards_of, share_label, wait_for_all
@@ -23,8 +24,8 @@ from spin.seeding import generator_for
 
 
 def protocol_of(params: EvaluateParams, prompts: Path, resolution: int) -> dict[str, Any]:
-    """What must be equal for two models to be compared; batch sizes are not part of it."""
-    chosen = params.model_dump(exclude={"models", "prompt_sets", "references", "batch_size", "reduction"})
+    """What must be equal for two models to be compared; how it is run is not part of it."""
+    chosen = params.model_dump(exclude={"models", "prompt_sets", "references", "reduction"} | RUN_ONLY)
     return {
         "prompt_set": prompts.stem,
         "prompts_sha256": sha256_file(prompts),

@@ -21,8 +21,9 @@ from spin.data.manifest import read_manifest
 from spin.errors import ParamsError
 from spin.models.checkpoint import load_to_draw
 from spin.params.continual import ContinualParams
+from spin.params.sampling import RUN_ONLY
 from spin.params.schema import Params
-from spin.runtime.devices import DTYPES, default_device, process_state
+from spin.runtime.devices import default_device, process_state
 from spin.runtime.files import read_json, read_parquet, replacing_dir, write_json
 from spin.stages.work import check_name, checkpoint_digest, digest_of, stage_output
 
@@ -40,7 +41,7 @@ def run_continual(params: Params, name: str) -> None:
     drawn = [paths.OPPONENTS / iteration / "opponents.json" for iteration in (chosen.finished, chosen.next)]
     key = (
         params.model_dump(include={"seed", "resolution", "training", "objective", "scorers", "tables"}),
-        params.evaluate_on(chosen.prompts).model_dump(exclude={"models", "references", "batch_size"}),
+        params.evaluate_on(chosen.prompts).model_dump(exclude={"models", "references"} | RUN_ONLY),
         chosen.model_dump(),
         params.iterations[chosen.next].model_dump(),
         [checkpoint_digest(iteration) for iteration in (chosen.finished, chosen.next)],
@@ -107,7 +108,7 @@ def _scores(
         shutil.rmtree(images, ignore_errors=True)
         images.mkdir(parents=True)
         prompts, evaluate = paths.prompts_of(chosen.prompts), params.evaluate_on(chosen.prompts)
-        diffusion = load_to_draw(checkpoint, device, DTYPES[evaluate.precision])
+        diffusion = load_to_draw(checkpoint, device, evaluate)
         drawing = scores.with_name(f"{scores.name}-drawing")
         write_samples(images, drawing, diffusion, prompts, evaluate, params.resolution, label)
         del diffusion

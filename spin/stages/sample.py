@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from spin import paths
+from spin.params.sampling import RUN_ONLY, SamplerParams
 from spin.params.schema import Params
 from spin.runtime.devices import default_device, process_state
 from spin.runtime.files import write_json
@@ -31,7 +32,7 @@ def run_opponents(params: Params, name: str) -> None:
     # What the images depend on: unfinished work is continued by the same work alone.
     iterates, chosen = earlier_iterates(params, name), params.opponents
     key = (
-        chosen.model_dump(exclude={"batch_size"}),
+        chosen.model_dump(exclude=RUN_ONLY),
         params.seed,
         params.resolution,
         params.training.horizontal_flip,
@@ -45,7 +46,7 @@ def run_opponents(params: Params, name: str) -> None:
     stage = OpponentStage(
         name,
         iterates,
-        _one_at_a_time(chosen.precision),
+        _one_at_a_time(chosen),
         paths.DATA,
         Cache(paths.CACHE),
         chosen,
@@ -62,16 +63,13 @@ def run_opponents(params: Params, name: str) -> None:
         collect_opponents(stage, work, out)
 
 
-def _one_at_a_time(precision: str) -> "Callable[[str], LatentDiffusion]":
+def _one_at_a_time(sampler: SamplerParams) -> "Callable[[str], LatentDiffusion]":
     """A function that loads a checkpoint by name, letting go of the last one."""
     from spin.models.checkpoint import load_to_draw
-    from spin.runtime.devices import DTYPES
 
     @functools.lru_cache(maxsize=1)
     def load(checkpoint: str) -> "LatentDiffusion":
-        return load_to_draw(
-            paths.CHECKPOINTS / checkpoint, default_device(), DTYPES[precision], with_text=False
-        )
+        return load_to_draw(paths.CHECKPOINTS / checkpoint, default_device(), sampler, with_text=False)
 
     return load
 
@@ -80,15 +78,14 @@ def run_generate(params: Params, prompt_set: str, name: str) -> None:
     """Draw the images of a model for a prompt set."""
     from spin.models.checkpoint import load_to_draw, weights_digest
     from spin.models.digests import DENOISER
-    from spin.runtime.devices import DTYPES
     from spin.sampling.samples import draw_samples, write_samples
 
     check_item(params, prompt_set, name, params.evaluate.models)
     checkpoint, prompts = paths.CHECKPOINTS / name, paths.prompts_of(prompt_set)
     evaluate = params.evaluate_on(prompt_set)
-    protocol = evaluate.model_dump(exclude={"models", "reduction", "references", "prompt_sets"})
+    protocol = evaluate.model_dump(exclude={"models", "reduction", "references", "prompt_sets", "compile"})
     key = protocol, params.resolution, checkpoint_digest(name), digest_of(prompts)
-    diffusion = load_to_draw(checkpoint, default_device(), DTYPES[evaluate.precision])
+    diffusion = load_to_draw(checkpoint, default_device(), evaluate)
     item = f"{prompt_set}-{name}"
 
     # Processes share the batches; the first one puts the images into place.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spin import paths
 from spin.errors import EvaluationError, ModelError, TrackingError
+from spin.params.sampling import RUN_ONLY
 from spin.params.schema import Params, load_params
 from spin.runtime.files import read_json
 from spin.runtime.sums import checked
@@ -118,7 +119,7 @@ def _score_anew(params: Params, champion: dict[str, str], prompt_set: str) -> Pa
     from spin.models.checkpoint import load_to_draw
     from spin.rewards.loading import load_scorer
     from spin.rewards.scoring import score_folder
-    from spin.runtime.devices import DTYPES, default_device
+    from spin.runtime.devices import default_device
     from spin.runtime.files import replacing_dir, sha256_file
     from spin.runtime.shards import work_key
     from spin.sampling.samples import write_samples
@@ -127,12 +128,12 @@ def _score_anew(params: Params, champion: dict[str, str], prompt_set: str) -> Pa
     checkpoint = bring(champion["dvc.path"], champion["dvc.md5"], None)
     prompts, device = paths.prompts_of(prompt_set), default_device()
     evaluate = params.evaluate_on(prompt_set)
-    drawn_by = evaluate.model_dump(exclude={"models", "references", "batch_size"})
+    drawn_by = evaluate.model_dump(exclude={"models", "references"} | RUN_ONLY)
     key = work_key(champion["dvc.md5"], sha256_file(prompts), drawn_by, params.resolution)
     work = paths.WORK / "promote" / key  # unfinished images of another protocol are not these
     images = work / "images"
     with replacing_dir(images) as out:
-        diffusion = load_to_draw(checkpoint, device, DTYPES[evaluate.precision])
+        diffusion = load_to_draw(checkpoint, device, evaluate)
         write_samples(out, work / "drawing", diffusion, prompts, evaluate, params.resolution, "champion")
     scorers = [load_scorer(name, given.source, device=device) for name, given in params.scorers.items()]
     score_folder(images, scorers, work / "scores", evaluate.batch_size)

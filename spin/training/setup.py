@@ -12,6 +12,7 @@ from torch import nn
 from spin.data.cache import Cache
 from spin.method.schedule import NoiseSchedule
 from spin.models.checkpoint import load_denoiser, weights_digest
+from spin.models.compiled import compile_blocks
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.objective import ObjectiveParams
 from spin.params.schema import Params
@@ -100,19 +101,6 @@ def set_up_networks(params: Params, name: str, prev: Path, device: torch.device)
         for network in (networks.player, *networks.opponents):
             compile_blocks(network)
     return networks
-
-
-def compile_blocks(network: nn.Module) -> None:
-    """Compile the blocks that a diffusers network repeats, or all of it where it names none.
-
-    Blocks of one shape are compiled once, which takes less than half the time of the whole; docs/performance.md has both
-    speeds. In place, so the names of the weights stay as they are.
-    """
-    repeated = getattr(network, "_repeated_blocks", None) or ()
-    if any(type(module).__name__ in repeated for module in network.modules()):
-        network.compile_repeated_blocks()  # type: ignore[operator]
-    else:
-        network.compile()
 
 
 def make_state(

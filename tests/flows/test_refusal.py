@@ -62,3 +62,16 @@ def test_a_flow_refuses_it_before_any_stage(root: Path) -> None:
     assert state.message is not None
     assert state.message.startswith("scorers.hps.source must be a folder or a repository that the hub has")
     assert not (root / "tries").exists()
+
+
+def test_a_cluster_without_a_manifest_is_refused_before_any_stage(
+    dvc_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = dvc_project(STAGES)
+    write_params(root, miniature_params(Path("embedded")))
+    monkeypatch.setenv("SPIN_TRAINJOB", str(root / "absent.yaml"))
+    state = bring_up_to_date(root, None, Running())
+    assert state.name == "BadInput"
+    assert state.message is not None
+    assert state.message.startswith("SPIN_TRAINJOB must name a manifest, and ")
+    assert not (root / "tries").exists()

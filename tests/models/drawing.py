@@ -20,6 +20,7 @@ def draw(diffusion: LatentDiffusion, scheduler: str, prompt: str = PROMPT, steps
             "eta": 0.0,
             "precision": "fp32",
             "batch_size": 1,
+            "compile": False,
         }
     )
     text, empty = diffusion.encode_prompts([prompt]), diffusion.encode_prompts([""])

@@ -73,6 +73,7 @@ def test_latents_of_other_shapes_are_the_pipelines_told_of_the_same_crop(
         eta=0.0,
         precision="fp32",
         batch_size=1,
+        compile=False,
     )
     text, empty = diffusion.encode_prompts([PROMPT]), diffusion.encode_prompts([""])
     guidance = Guidance(text, empty, torch.tensor([[70.0, 50.0, 3.0, 1.0, height, width]]))
@@ -136,6 +137,7 @@ def test_latents_are_never_clipped_to_the_range_of_pixels(bases: dict[str, Path]
             eta=0.0,
             precision="fp32",
             batch_size=1,
+            compile=False,
         )
         assert make_sampler(diffusion.scheduler_config, params).config.clip_sample is False
 

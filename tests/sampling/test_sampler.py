@@ -38,6 +38,7 @@ def sampler(
             "eta": eta,
             "precision": "fp32",
             "batch_size": 4,
+            "compile": False,
         }
     )
 
@@ -112,10 +113,35 @@ def test_a_denoiser_in_half_precision_draws_nearly_the_same_and_the_vae_stays_ex
 
     base = BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)
     write_json(tmp_path / "model.json", reference_of(base))
-    exact, rounded = (load_to_draw(tmp_path, "cpu", dtype) for dtype in (torch.float32, torch.bfloat16))
+    exact = load_to_draw(tmp_path, "cpu", sampler())
+    rounded = load_to_draw(tmp_path, "cpu", sampler().model_copy(update={"precision": "bf16"}))
     assert next(rounded.denoiser.parameters()).dtype == torch.bfloat16
     assert next(rounded.vae.parameters()).dtype == torch.float32
     whole, half = draw(exact, [0, 1], sampler()), draw(rounded, [0, 1], sampler())
     assert half.dtype == torch.float32
     assert not torch.equal(whole, half)
     torch.testing.assert_close(whole, half, rtol=0.1, atol=0.1)
+
+
+def test_a_compiled_denoiser_draws_the_same_from_batches_of_any_size(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spin.models.checkpoint import load_to_draw
+
+    compiled: list[torch.nn.Module] = []
+
+    def traced(network: torch.nn.Module) -> None:  # without the code generator, which takes minutes
+        compiled.append(network)
+        network._compiled_call_impl = torch.compile(network._call_impl, backend="eager")  # type: ignore[assignment]
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    base = BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)
+    write_json(tmp_path / "model.json", reference_of(base))
+    eager = load_to_draw(tmp_path, "cpu", sampler())
+    assert not compiled
+    asked = load_to_draw(tmp_path, "cpu", sampler().model_copy(update={"compile": True}))
+    assert len(compiled) == 4, "the blocks that the tiny UNet repeats"
+    for rows in ([0, 1, 2], [0], [1, 2]):
+        torch.testing.assert_close(
+            draw(asked, rows, sampler()), draw(eager, rows, sampler()), rtol=1e-4, atol=1e-5
+        )

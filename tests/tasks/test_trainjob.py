@@ -15,7 +15,7 @@ pytest.importorskip("prefect_kubernetes", reason="the extra `kubernetes` is not 
 
 from spin.errors import ParamsError
 from spin.runtime.files import read_json
-from tasks.trainjob import read_manifest
+from tasks.trainjob import manifest_asked
 from tests.stages.projects import prepare
 from tests.stages.test_launch import PLACES
 from tests.tasks.cluster import Cluster
@@ -126,7 +126,10 @@ def test_after_a_kill_the_same_work_is_found_again_and_other_work_is_replaced(
 @pytest.mark.parametrize(
     "manifest", ["a text", {**MANIFEST, "kind": "PyTorchJob"}, {**MANIFEST, "spec": None}]
 )
-def test_another_manifest_is_refused_in_one_sentence(manifest: object, tmp_path: Path) -> None:
+def test_another_manifest_is_refused_in_one_sentence(
+    manifest: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(manifest))
+    monkeypatch.setenv("SPIN_TRAINJOB", str(tmp_path / "job.yaml"))
     with pytest.raises(ParamsError, match="SPIN_TRAINJOB must name a TrainJob of"):
-        read_manifest(tmp_path / "job.yaml")
+        manifest_asked()

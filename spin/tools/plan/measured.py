@@ -70,7 +70,7 @@ def measure_rates(
 
     # Drawing, with the text that training is told too; what only drawing needs goes before training comes.
     for sampler in (params.opponents, params.evaluate):
-        diffusion = load_to_draw(paths.CHECKPOINTS / "base", device, DTYPES[sampler.precision])
+        diffusion = load_to_draw(paths.CHECKPOINTS / "base", device, sampler)
         text, empty = (to_device(diffusion.encode_prompts([prompt]), "cpu") for prompt in ("a picture", ""))
         if (part := drawing_part(sampler)) in parts and part not in machine.rates:
             rate = _drawing_rate(diffusion, text, empty, sampler, params.resolution, cost)

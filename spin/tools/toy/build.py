@@ -118,6 +118,7 @@ def measure_base(folder: Path, num_prompts: int) -> dict[str, dict[str, float]]:
             eta=0.0,
             precision="fp32",
             batch_size=num_prompts,
+            compile=False,
         )
         generators = [generator_for("card", caption) for caption in captions]
         images, _ = sample_images(diffusion, Guidance(text, empty, geometry), generators, sampler, 32)
