@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from benchmarks.record import about_here, write_record
-from benchmarks.speed.contestants import CONTESTANTS
+from benchmarks.speed.contestants import COMPILED, CONTESTANTS
 from benchmarks.speed.report import Measured, fill_page, lines_of, shown
 from benchmarks.speed.subjects import Job, OutOfMemoryTurnError, Subject, started
 from benchmarks.speed.workspace import SIZES, Size, write_workspace
@@ -55,10 +55,11 @@ def play(part: str, folder: Path, plan: Plan) -> dict[str, Measured]:
                 running[key] = stack.enter_context(started(job))
         subjects = [running[each.name, each.variant, each.processes] for each in contestants]
 
-        # How many at a time, and a turn that does not count.
-        chosen = []
+        # How many at a time, compiled as eager so that one shape is compiled; and a turn that does not count.
+        chosen: list[int] = []
         for each, subject in zip(contestants, subjects, strict=True):
-            chosen.append(each.size or best_size(subject, plan.sizes, amount, each.label))
+            known = chosen[0] if each.label == COMPILED else each.size
+            chosen.append(known or best_size(subject, plan.sizes, amount, each.label))
         for subject, size in zip(subjects, chosen, strict=True):
             subject.turn(1, size)
 

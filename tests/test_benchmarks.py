@@ -58,12 +58,13 @@ def test_every_contestant_is_measured_without_orchestration(tmp_path: Path, tiny
     for rows in result["parts"].values():
         assert all(len(row["rates"]) == 2 for row in rows)
         assert [("times_as_fast" in row) for row in rows] == [False] + [True] * (len(rows) - 1)
-    ours, one, best = result["parts"]["training"]
+    ours, compiled, one, best = result["parts"]["training"]
+    assert compiled["tflop_each"] == pytest.approx(ours["tflop_each"])
     assert ours["tflop_each"] < one["tflop_each"] == pytest.approx(best["tflop_each"]), (
         "the recipe encodes in every step, and the work of a pair does not depend on how many are taken at a time"
     )
     assert one["at_a_time"] == 1
-    images, stage, pipeline, _ = result["parts"]["drawing"]
+    images, _, stage, pipeline, _ = result["parts"]["drawing"]
     assert images["tflop_each"] < stage["tflop_each"], "posteriors are made of the images"
     assert images["tflop_each"] < pipeline["tflop_each"], "the pipeline encodes the captions"
     assert [row["processes"] for row in result["parts"]["processes"]] == [2, 1, 2]
