@@ -51,7 +51,7 @@ class TrainJob:
     async def run(self) -> int:
         """Submit it or find it, wait for its end, and return the exit code of the stage in its pods.
 
-        One that was left under way for the same work is waited for, any other of that stage is replaced. Cancelled, or
+        One that was left under way for the same work is waited for, one of the stage's other work is replaced. Cancelled, or
         where the cluster refuses, it takes the TrainJob away; a kill leaves it to the next start.
         """
         code, task = 1, asyncio.current_task()
@@ -61,7 +61,7 @@ class TrainJob:
             await self._submit()
             code = await self._wait()
         finally:
-            if code:
+            if code and self._is_ours(await self._look()):
                 await self._remove()
         return code
 
@@ -69,7 +69,7 @@ class TrainJob:
         from prefect_kubernetes.custom_objects import create_namespaced_custom_object
 
         there = await self._look()
-        if there and not ended(there) and _work_of(there) == _work_of(self._body):
+        if there and not ended(there) and self._is_ours(there):
             _say(f"{self.name} is under way on the cluster; waiting for it.")
             return
         if there:
@@ -91,6 +91,11 @@ class TrainJob:
             answered = time.monotonic()
             if there is None:
                 _say(f"spin: {self.name} was removed from the cluster by somebody; run it again.")
+                return 1
+            if not self._is_ours(there):
+                _say(
+                    f"spin: {self.name} is now at work with other parameters, for another start of this stage."
+                )
                 return 1
             how = ended(there)
             if how == FAILED:
@@ -118,6 +123,10 @@ class TrainJob:
                 api.get_namespaced_custom_object(name=self.name, **self._where)
             )
         return found
+
+    def _is_ours(self, there: Manifest | None) -> bool:
+        """Whether this TrainJob is for the work that this one is for."""
+        return there is not None and _work_of(there) == _work_of(self._body)
 
     async def _remove(self) -> None:
         async with self._credentials.get_client("custom_objects") as api:
@@ -183,10 +192,10 @@ def ended(there: Manifest) -> str | None:
 
 def filled_in(manifest: Manifest, arguments: Sequence[str], root: Path) -> Manifest:
     """Return the manifest with the stage's name and command and what it is for; its environment is added to."""
-    stage = re.sub("[^a-z0-9]+", "-", " ".join(arguments).replace("--", "").lower())[:36].strip("-")
-    place = hashlib.sha256(str(root).encode()).hexdigest()[:6]
+    stage = re.sub("[^a-z0-9]+", "-", " ".join(arguments).replace("--", "").lower())[:34].strip("-")
+    which = hashlib.sha256(f"{root} {list(arguments)}".encode()).hexdigest()[:8]  # whatever was cut off
     work = hashlib.sha256(f"{list(arguments)} {sha256_file(root / 'params.yaml')}".encode()).hexdigest()
-    metadata = {"namespace": "default", **(manifest.get("metadata") or {}), "name": f"spin-{stage}-{place}"}
+    metadata = {"namespace": "default", **(manifest.get("metadata") or {}), "name": f"spin-{stage}-{which}"}
     metadata["annotations"] = {**(metadata.get("annotations") or {}), WORK: work}
     trainer = {**(manifest["spec"].get("trainer") or {})}
     trainer["command"] = ["env", f"--chdir={root}", "python", "-m", "spin", *arguments]

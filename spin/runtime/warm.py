@@ -61,6 +61,7 @@ def _follow(connection: socket.socket, next_line: Callable[[], str]) -> int:
         )
         return 1
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code in PASSED_ON:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     return code

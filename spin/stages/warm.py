@@ -6,6 +6,7 @@ machine with GPUs, whose driver does not live through a fork, and whose stages a
 """
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
@@ -34,6 +35,8 @@ LAZY = (
 """What the rooms load only when they need it, and nearly every stage does."""
 MAY_DIFFER = ("SPIN_", "DVC_", "PREFECT_", "_", "PWD", "OLDPWD", "SHLVL", "COLUMNS", "LINES")
 """Beginnings of variables that are read when they are needed."""
+PR_SET_PDEATHSIG = 1
+"""Of prctl: the signal that a process gets when its parent ends."""
 Stats = dict[str, tuple[int, int]]
 
 
@@ -70,6 +73,7 @@ class Server:
 
     def __init__(self, place: str, environment: dict[str, str]) -> None:
         self._environment, self._folder, self._code = environment, os.getcwd(), _code()
+        self._pid = os.getpid()
         self._stages: dict[int, socket.socket] = {}
         """Forks under way by process id, with the connection of whoever asked."""
         self._poll = selectors.PollSelector()
@@ -135,7 +139,10 @@ class Server:
         )
 
     def _become(self, request: dict[str, Any], descriptors: list[int]) -> list[str]:
-        """In the fork: take the place of the process that asked."""
+        """In the fork: take the place of the process that asked, and end with the server, whose word it waits for."""
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self._pid:
+            os._exit(1)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
@@ -153,7 +160,9 @@ class Server:
 
     def _listen_to(self, connection: Any) -> None:
         """Pass a signal on; whoever hangs up was killed, and so is the fork."""
-        child = next(pid for pid, asked in self._stages.items() if asked is connection)
+        child = next((pid for pid, asked in self._stages.items() if asked is connection), None)
+        if child is None:
+            return  # it ended, and was buried, since the poll
         try:
             numbers = connection.recv(16)
         except OSError:

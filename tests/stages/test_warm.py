@@ -117,6 +117,15 @@ def test_what_ends_the_process_that_asked_ends_the_fork(project: Warm, number: s
 
 
 @pytest.mark.usefixtures("nothing_drawn")
+def test_a_fork_that_is_killed_ends_the_process_that_asked_by_the_same_signal(project: Warm) -> None:
+    process = project.start(*GENERATE)
+    wait_until(project.forks, 60)
+    project.forks()[0].kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.usefixtures("nothing_drawn")
 def test_another_environment_takes_a_new_process(project: Warm) -> None:
     process = project.start(*GENERATE, HF_HOME=str(project.folder / "hub"))
     while process.poll() is None:
@@ -139,3 +148,25 @@ def test_changed_code_is_not_run_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     finally:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def test_who_hangs_up_after_its_fork_was_buried_is_no_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "set_wakeup_fd", lambda _: -1)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    warm.Server("stages", {})._listen_to(object())
+
+
+@pytest.mark.usefixtures("nothing_drawn")
+def test_a_fork_ends_with_its_server(project: Warm) -> None:  # the last one: there is no server after it
+    process = project.start(*GENERATE)
+    wait_until(project.forks, 60)
+    (fork,) = project.forks()
+    project.server.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.endswith("the process that held this stage is gone; the same command goes on where it was.\n")
+    wait_until(lambda: not fork.is_running() or fork.status() == psutil.STATUS_ZOMBIE, 10)
+    assert not (project.folder / SAMPLES).exists()

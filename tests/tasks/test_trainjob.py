@@ -123,6 +123,39 @@ def test_after_a_kill_the_same_work_is_found_again_and_other_work_is_replaced(
     assert len(cluster.jobs) == 1
 
 
+def test_stages_of_one_long_beginning_have_jobs_of_their_own(
+    cluster: Cluster, run_stage: RunStage, tmp_path: Path
+) -> None:
+    cluster.instead = ["sleep", "600"]
+    started = [
+        run_stage(
+            "tasks.trainjob", "generate", "--prompts", "a_set_with_a_long_name", "--name", f"iter{number}"
+        )
+        for number in (1, 2)
+    ]
+    wait_until(lambda: len(cluster.jobs) == 2)
+    for process in started:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert not cluster.jobs
+
+
+def test_who_was_replaced_says_so_and_leaves_the_other_job_alone(
+    cluster: Cluster, run_stage: RunStage, tmp_path: Path
+) -> None:
+    cluster.instead = ["sleep", "600"]
+    first = run_stage("tasks.trainjob", "train", "--name", "iter1")
+    wait_until(lambda: cluster.jobs)
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    second = run_stage("tasks.trainjob", "train", "--name", "iter1")
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == 1
+    assert "removed from the cluster" in said or "for another start of this stage" in said
+    wait_until(lambda: len(cluster.posted) == 2 and cluster.jobs)
+    second.send_signal(signal.SIGTERM)
+    second.communicate(timeout=60)
+
+
 @pytest.mark.parametrize(
     "manifest", ["a text", {**MANIFEST, "kind": "PyTorchJob"}, {**MANIFEST, "spec": None}]
 )
