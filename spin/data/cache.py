@@ -28,6 +28,7 @@ from spin.data.names import image_digests, names_in, write_index
 from spin.data.stored import open_stored
 from spin.errors import DataError
 from spin.models.conditioning import Conditioning
+from spin.models.digests import CONFIGS
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.training import TagParams
 from spin.runtime.code import code_digest
@@ -50,9 +51,12 @@ _FILES = {"latents": "posteriors", "captions": "text"}
 
 
 def encoder_weights(reference: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of the encoders' weights, {part: SHA-256}, from the model.json of a base or of what was trained from it."""
-    weights: dict[str, str] = reference.get("base", reference)["weights"]
-    return {part: digest for part, digest in weights.items() if part not in ("unet", "transformer")}
+    """Digests of the encoders' weights and of the base's configs and tokenizers, {part: SHA-256}, from the model.json of a base
+    or of what was trained from it."""
+    base = reference.get("base", reference)
+    weights: dict[str, str] = base["weights"]
+    found = {part: digest for part, digest in weights.items() if part not in ("unet", "transformer")}
+    return found | ({"configuration": base[CONFIGS]} if CONFIGS in base else {})
 
 
 def write_cache(

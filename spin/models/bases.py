@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spin.errors import ModelError
-from spin.models.digests import weights_digest_of
+from spin.models.digests import CONFIGS, configs_digest_of, weights_digest_of
 from spin.models.families import (
     check_base,
     check_denoiser,
@@ -71,6 +71,7 @@ class Base:
             "family": self.family.family,
             "prediction_type": self.prediction_type(),
             "weights": {part: weights_digest_of(place) for part, place in self.places().items()},
+            CONFIGS: self._configs_digest(),
         }
         if self.config is not None:
             reference["config"] = self.config
@@ -86,6 +87,12 @@ class Base:
                 self._refuse(part)
         if recorded.get("prediction_type", self.prediction_type()) != self.prediction_type():
             self._refuse("scheduler")
+        if self.revision is None and recorded.get(CONFIGS, here := self._configs_digest()) != here:
+            self._refuse("configuration")
+
+    def _configs_digest(self) -> str:
+        parts = {"scheduler", *self.family.parts, *self.family.tokenizers}
+        return configs_digest_of(self.folder, parts)
 
     def _is_local(self, part: str) -> bool:
         if self.overlay_reference is not None and part == self.family.denoiser_folder:

@@ -1,7 +1,7 @@
 """SHA-256 of weights, computed once per process."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,11 @@ from spin.runtime.sums import file_digest
 
 DENOISER = "denoiser_sha256"
 """In model.json: digest of the weights that training moved."""
+
+
+CONFIGS = "configs_sha256"
+"""In model.json: digest of what the base says beside its weights."""
+_CONFIGS = ("*.json", "*.txt", "*.model")
 
 
 def recorded_digest(entry: Mapping[str, Any]) -> str:
@@ -23,4 +28,14 @@ def weights_digest_of(place: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(place.glob("*.safetensors")):
         digest.update(f"{path.relative_to(place).as_posix()}\0{file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def configs_digest_of(folder: Path, parts: Iterable[str]) -> str:
+    """SHA-256 of what a base's folder says beside its weights: configs, scheduler and tokenizers, by name."""
+    digest = hashlib.sha256()
+    found = [folder / "model_index.json"]
+    found += [path for part in parts for kind in _CONFIGS for path in (folder / part).glob(kind)]
+    for path in sorted(path for path in found if path.is_file() and ".index." not in path.name):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
     return digest.hexdigest()

@@ -220,6 +220,24 @@ def test_another_single_file_is_encoded_again(inside: Path, tmp_path: Path, enco
     assert encode("another") == 24
 
 
+def test_another_configuration_encodes_the_captions_again_and_no_image(
+    inside: Path, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An SDXL base says in model_index.json whether its empty prompt is zeros."""
+    model, told = load_model(Path("outputs/checkpoints/base")), list[int]()
+    encode_prompts = model.encode_prompts
+    monkeypatch.setattr(
+        type(model), "encode_prompts", lambda _, texts: told.append(len(texts)) or encode_prompts(texts)
+    )
+    for digest, captions in (("one", True), ("one", False), ("another", True)):
+        encoded.clear()
+        told.clear()
+        reference = {"weights": {"vae": "v", "text_encoder": "t"}, "configs_sha256": digest}
+        write_cache(Path("outputs/data"), tmp_path / "out", tmp_path / "store", model, reference, 8)
+        assert bool(told) is captions
+    assert not encoded
+
+
 def test_a_name_that_is_not_there_is_refused(inside: Path) -> None:
     cache = Cache(Path("outputs/cache"))
     with pytest.raises(DataError, match="the cache must hold 'a caption of nobody'"):

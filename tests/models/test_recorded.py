@@ -32,6 +32,17 @@ def test_a_base_whose_prediction_type_changed_is_refused(base: Path, tmp_path: P
         load_denoiser(checkpoint)
 
 
+@pytest.mark.parametrize(
+    "file", ["scheduler/scheduler_config.json", "vae/config.json", "tokenizer/merges.txt"]
+)
+def test_a_base_that_says_something_else_is_refused(base: Path, tmp_path: Path, file: str) -> None:
+    checkpoint = record_base(tmp_path / "base", base_params(base))
+    with (base / file).open("a") as stream:
+        stream.write("\n")
+    with pytest.raises(ModelError, match=r"the configuration of .*mine changed since"):
+        load_denoiser(checkpoint)
+
+
 @pytest.mark.parametrize("torn", [b"", b"torn", b"\xff" * 64])
 def test_torn_weights_are_refused(base: Path, tmp_path: Path, torn: bytes) -> None:
     (base / "unet" / WEIGHTS).write_bytes(torn)

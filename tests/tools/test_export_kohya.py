@@ -160,6 +160,7 @@ def test_diffusers_draws_with_it_what_we_draw_and_its_metadata_tell_what_it_is(
     known = {"ss_network_module": "networks.lora", "ss_network_dim": "3", "ss_network_alpha": "2.0"}
     assert metadata.items() >= (known | {"modelspec.resolution": "32x32"}).items()
     assert json.loads(metadata["spin_diffusion"])["name"] == "iter1"
+    assert str(tmp_path) not in str(metadata), "where the base lies here is nobody else's matter"
 
 
 def test_the_same_adapter_gives_the_same_bytes_and_keeps_its_alpha_in_any_format(

@@ -34,6 +34,7 @@ def test_the_single_file_reads_back_to_the_bit(
         assert same(getattr(theirs, part), network), part
     again = load_model(record_base(tmp_path / "base", base_params(out, config=tiny_base)))
     assert all(same(first, second) for first, second in zip(ours.networks(), again.networks(), strict=True))
+    assert str(tiny_base).encode() not in out.read_bytes(), "where the base lies here is nobody else's matter"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import yaml
 from spin.models.bases import Base
 from spin.models.checkpoint import MODEL_FILE, read_reference
 from spin.models.digests import recorded_digest
+from spin.params.model import EMBEDDED
 from spin.runtime.provenance import content_md5
 from spin.tools.export.loading import for_programs, loading_code
 
@@ -26,6 +27,30 @@ def describe(checkpoint: Path, format_name: str, dtype: str, root: Path) -> dict
         "lora": model.get("lora"),
         "training": _recorded_parameters(root, checkpoint),
     }
+
+
+def shareable(card: Mapping[str, Any]) -> dict[str, Any]:
+    """The card for the header of a file, which is passed on as it is: without local paths of the base."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: clean(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [clean(each) for each in value]
+        return without_places(value, card["base"]) if isinstance(value, str) else value
+
+    cleaned: dict[str, Any] = clean(card)
+    return cleaned
+
+
+def without_places(text: str, base: Mapping[str, Any]) -> str:
+    """The text with local paths of the base as their last names: where a file lies here is nobody else's matter."""
+    given = [base["source"], base.get("config"), (base.get("unet") or {}).get("source")]
+    for source in given:
+        if source and source not in EMBEDDED and Path(source).exists():
+            for path in (str(Path(source).resolve()), str(source)):
+                text = text.replace(path, Path(source).name)
+    return text
 
 
 def _recorded_parameters(root: Path, checkpoint: Path) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import LORA_FILE, read_adapter, write_adapter_file
 from spin.runtime.devices import DTYPES
 from spin.runtime.files import replacing_dir, replacing_file, write_json
-from spin.tools.export.card import describe, model_card
+from spin.tools.export.card import describe, model_card, shareable
 from spin.tools.export.file_progress import watching
 from spin.tools.export.kohya import check_kohya, write_kohya
 from spin.tools.export.pipeline import make_pipeline
@@ -53,7 +53,7 @@ def export_checkpoint(
     logger.info("reading %s", checkpoint)
     if format_name in FILE_FORMATS:
         with replacing_file(out) as temporary:
-            _FILE_WRITERS[format_name](temporary, checkpoint, base, DTYPES[dtype], card)
+            _FILE_WRITERS[format_name](temporary, checkpoint, base, DTYPES[dtype], shareable(card))
         with replacing_file(out.with_suffix(".md")) as temporary:
             temporary.write_text(readme, encoding="utf-8")
         return

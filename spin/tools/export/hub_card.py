@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from spin.evaluation.gallery import read_gallery, tile
 from spin.evaluation.labels import model_label
 from spin.models.checkpoint import read_reference
-from spin.params.model import EMBEDDED
 from spin.runtime.hub import is_hub_id
 from spin.runtime.sheets import labelled_sheet
+from spin.tools.export.card import without_places
 from spin.tools.export.recorded import Recorded
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def hub_card(
         datasets=[source] if _is_on_hub(source) else None,
     )
     sections = [
-        _without_places(_own_text(exported, repo), base),
+        without_places(_own_text(exported, repo), base),
         *_data_section(recorded.data),
         *_results(recorded, checkpoint.name),
         *_samples_section(recorded),
@@ -121,13 +121,3 @@ def _is_on_hub(source: str) -> bool:
 def _licence_line(licence: str | None) -> str:
     said = "The terms of the base model apply to these weights."
     return said if licence is None else f"`{licence}`. {said}"
-
-
-def _without_places(text: str, base: Mapping[str, Any]) -> str:
-    """The text with local paths of the base as their last names: where a file lies here is nobody else's matter."""
-    given = [base["source"], base.get("config"), (base.get("unet") or {}).get("source")]
-    for source in given:
-        if source and source not in EMBEDDED and Path(source).exists():
-            for path in (str(Path(source).resolve()), str(source)):
-                text = text.replace(path, Path(source).name)
-    return text
