@@ -24,7 +24,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "spin-diffusion needs Python 3.11 or newer, found $$($(PYTHON) -V); call make PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the locked requirements into $(VENV) (once; PyTorch is large)"
+	@echo "Installing the locked requirements into $(VENV): once, some minutes; 7 GB, most of it PyTorch for GPUs"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

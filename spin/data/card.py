@@ -19,6 +19,8 @@ class DataCard:
     """Rows that were kept and deserve a look."""
     at: str = ""
     """The row at hand, as its source names it; a file's name below its folder."""
+    trigger: str | None = None
+    """The word to teach that stands before every caption."""
     buckets: dict[str, int] = field(default_factory=dict)
     """Images by their size, `384x640`, where there are several."""
 
@@ -59,6 +61,8 @@ class DataCard:
         }
         if self.revision:
             card["revision"] = self.revision
+        if self.trigger is not None:
+            card["trigger"] = self.trigger
         if self.noted:
             card["noted"] = self.noted
         if self.buckets:

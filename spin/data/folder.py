@@ -40,7 +40,7 @@ def write_folder_data(root: Path, params: FolderData, resolution: int, store: Pa
 
     Raises `DataError` if there is no folder, no caption or no image left to train on, or if the metadata is torn.
     """
-    card = DataCard(source=params.path)
+    card = DataCard(source=params.path, trigger=params.trigger)
     writer = DataSetWriter(root, params, resolution, card, store=store)
     writer.write(captioned_files(Path(params.path), card, params.trigger, params.repeats))
 

@@ -75,7 +75,7 @@ def open_image(path: Path) -> Image.Image:
             return image
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise ScoreError(
-            f"{path} must be an image, but it does not decode ({error}); draw it again."
+            f"{path} must be an image, but it does not decode ({error}); save or draw it again, or take it away."
         ) from None
 
 

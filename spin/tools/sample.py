@@ -1,6 +1,8 @@
-"""`spin sample "a prompt" --model champion`: look at what a model draws."""
+"""`spin sample "a prompt" --model iter2`: look at what a model draws."""
 
 import argparse
+import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-CHAMPION = "champion"
+BEST = "best"
+DRAWN = Path("drawn")
+"""Where images go, in a folder named like the model."""
+_LONGEST = 60
+"""Letters of a prompt in a file's name."""
 
 
 def register(commands: "Commands") -> None:
@@ -26,10 +32,11 @@ def register(commands: "Commands") -> None:
     command.add_argument("prompts", nargs="+", metavar="PROMPT", help="in quotes, one or several")
     command.add_argument(
         "--model",
-        default=CHAMPION,
-        help="champion, a model of params.yaml such as iter2, or a checkpoint's folder",
+        default=BEST,
+        help="best (the iteration that the report takes for the best), a model of params.yaml such as iter2, or a "
+        "checkpoint's folder",
     )
-    command.add_argument("--out", type=Path, default=Path("images"), help="folder for the images")
+    command.add_argument("--out", type=Path, help=f"folder for the images (default: {DRAWN}/MODEL)")
     command.add_argument("--count", type=int, default=4, help="images of each prompt")
     command.add_argument("--seed", type=int, default=0, help="another one draws others")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), help="whose evaluate draws")
@@ -44,24 +51,25 @@ def run_sample(options: argparse.Namespace) -> None:
         raise ParamsError("a prompt must not be empty, got an empty one; write what is to be drawn.")
     params = load_params(options.params)
     checkpoint = find_checkpoint(options.model, params)
-    drawn = draw(checkpoint, options.prompts, options.count, options.seed, params, options.out)
-    print(f"{options.out} holds {len(drawn)} images by {checkpoint}, the first is {drawn[0].name}")
+    out = options.out or DRAWN / checkpoint.resolve().name
+    drawn = draw(checkpoint, options.prompts, options.count, options.seed, params, out)
+    print(f"{out} holds {len(drawn)} images by {checkpoint}, the first is {drawn[0].name}")
 
 
 def find_checkpoint(model: str, params: Params) -> Path:
-    """The folder of a model: by its name, as the champion of the registry stage, or as a folder."""
-    if model == CHAMPION:
+    """The folder of a model: by its name, as the best one that the stage register found, or as a folder."""
+    if model == BEST:
         listed = paths.REGISTRY / "registry.json"
         if not listed.is_file():
             raise ModelError(
-                f"--model champion must be registered, found no {listed}; run `dvc repro register`."
+                f"--model best must be known to the stage register, found no {listed}; run `dvc repro register`."
             )
-        model = next(entry["model"] for entry in read_json(listed)["models"] if entry[CHAMPION])
+        model = next(entry["model"] for entry in read_json(listed)["models"] if entry["champion"])
     known = ["base", *params.released, *params.baselines, *params.iterations]
     folder = paths.CHECKPOINTS / model if model in known else Path(model)
     if not (folder / "model.json").is_file():
         raise ModelError(
-            f"--model must be champion, one of {', '.join(known)}, or the folder of a checkpoint, but there is no "
+            f"--model must be best, one of {', '.join(known)}, or the folder of a checkpoint, but there is no "
             f"{folder / 'model.json'}; correct it, or run the stage that makes it."
         )
     return folder
@@ -103,17 +111,30 @@ class Drawer:
 def draw(
     checkpoint: Path, prompts: list[str], count: int, seed: int, params: Params, out: Path
 ) -> list[Path]:
-    """Draw `count` images of each prompt and write them; return their files."""
+    """Draw `count` images of each prompt and write them, each with what it is of as PNG text; return their files.
+
+    A file is named by its prompt, seed and number, so that another prompt's image is never replaced.
+    """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from spin.runtime.progress import Progress
 
     drawer, files = Drawer(checkpoint, params), []
     with Progress("sample", len(prompts) * count, "images") as progress:
-        for number, prompt in enumerate(prompts, start=1):
+        for prompt in prompts:
             for index in range(count):
-                files.append(out / f"{number:02d}-{index}.png")
+                files.append(out / f"{file_name(prompt)}-seed{seed}-{index}.png")
+                about = PngInfo()
+                for key, value in {"prompt": prompt, "model": checkpoint.name, "seed": str(seed)}.items():
+                    about.add_itxt(key, value)
                 with replacing_file(files[-1]) as temporary:
-                    Image.fromarray(drawer.draw(prompt, index, seed)).save(temporary)
+                    Image.fromarray(drawer.draw(prompt, index, seed)).save(temporary, pnginfo=about)
                 progress.update()
     return files
+
+
+def file_name(prompt: str) -> str:
+    """`a-red-circle-5b8e2a`: its first words, and a few letters of its hash, since others may begin so."""
+    words = "-".join(re.findall(r"[^\W_]+", prompt.lower()))[:_LONGEST].strip("-")
+    return f"{words}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}"

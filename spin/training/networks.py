@@ -66,7 +66,9 @@ def load_networks(
         if not _is_base(checkpoint):
             check_continues(read_reference(checkpoint).get("lora"), lora, checkpoint)
     diffusion = load_model(prev, fuse=False, with_text=False)
-    player = diffusion.denoiser.to(device, base_dtype)
+    player = nn.Module.to(
+        diffusion.denoiser, device, base_dtype
+    )  # diffusers' own `to` warns of layers it has not
     add_adapter(player, lora, seed)
     opponents = []
     for checkpoint in earlier:  # `prev` comes last, and its adapter is where the player starts

@@ -19,6 +19,7 @@ from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.data import FolderData
 from spin.params.schema import Params, load_params
 from spin.params.training import TagParams
+from spin.runtime.files import read_json
 from spin.stages.data import run_base, run_cache, run_data
 from spin.stages.sample import run_opponents
 from spin.training.batches import BatchSource, draw_batch
@@ -73,6 +74,7 @@ def test_a_trigger_goes_before_every_caption_that_has_it_not(caption: str, expec
 def test_held_out_captions_have_the_trigger_too(tmp_path: Path) -> None:
     out = tmp_path / "out"
     manifest = bring(write_numbered(tmp_path / "images"), out, 2, 2, repeats=True, trigger="sks dog")
+    assert read_json(out / "card.json")["trigger"] == "sks dog"
     texts = [*manifest["caption"], *read_prompts(out, "val")["prompt"], *read_prompts(out, "test")["prompt"]]
     assert all(text.startswith("sks dog") for text in texts)
 

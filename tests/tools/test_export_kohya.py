@@ -17,9 +17,11 @@ from spin.models.sdxl import StableDiffusionXL
 from spin.models.stable_diffusion import StableDiffusion
 from spin.params.training import LoraParams
 from spin.runtime.files import replacing_dir
+from spin.tools.export import card
 from spin.tools.export.formats import export_checkpoint
 from spin.tools.export.kohya import kohya_tensors
 from spin.tools.export.ldm_names import unet_names
+from spin.tools.export.recorded import Recorded
 from spin.training.networks import load_networks
 from tests.models.adapters import CPU, LORA, move
 from tests.models.bases import base_params, record_base
@@ -161,6 +163,19 @@ def test_diffusers_draws_with_it_what_we_draw_and_its_metadata_tell_what_it_is(
     assert metadata.items() >= (known | {"modelspec.resolution": "32x32"}).items()
     assert json.loads(metadata["spin_diffusion"])["name"] == "iter1"
     assert str(tmp_path) not in str(metadata), "where the base lies here is nobody else's matter"
+
+
+def test_who_gets_the_file_is_told_the_trigger_and_the_resolution_of_the_training(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "recorded_of", lambda *_: Recorded({"trigger": "sks dog"}))
+    monkeypatch.setattr(card, "_recorded_parameters", lambda *_: {"resolution": 768})
+    export_checkpoint(checkpoints / "iter2", "kohya", tmp_path / "mine.safetensors", "fp32", force=False)
+    assert "| trigger | `sks dog`, to be written in every prompt |" in (tmp_path / "mine.md").read_text()
+    with safe_open(tmp_path / "mine.safetensors", framework="pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["modelspec.trigger_phrase"] == "sks dog"
+    assert metadata["modelspec.resolution"] == "768x768"
 
 
 def test_the_same_adapter_gives_the_same_bytes_and_keeps_its_alpha_in_any_format(

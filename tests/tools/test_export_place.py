@@ -22,10 +22,10 @@ def test_the_card_tells_base_lineage_and_how_to_load(
     single = format_name in FILE_FORMATS
     place = tmp_path / ("model.safetensors" if single else "model")
     made = {
-        "outs": [{"md5": content_md5(checkpoints / "iter2")}],
+        "outs": [{"md5": content_md5(checkpoints / "iter2"), "path": "iter2"}],
         "params": {"params.yaml": {"beta": 2000.0}},
     }
-    other = {"outs": [{"md5": "0"}], "params": {"params.yaml": {"beta": 1.0}}}
+    other = {"outs": [{"md5": "0", "path": "iter1"}], "params": {"params.yaml": {"beta": 1.0}}}
     write_json(tmp_path / "dvc.lock", {"stages": {"train@iter1": other, "train@iter2": made}})
     export_checkpoint(checkpoints / "iter2", format_name, place, "fp32", force=False, root=tmp_path)
     text = (tmp_path / "model.md" if single else place / "README.md").read_text()

@@ -152,6 +152,13 @@ def test_what_cannot_become_parameters_is_one_sentence(
     assert not Path("params.yaml").exists()
 
 
+def test_the_parameter_file_of_a_fresh_clone_is_nobodys_work(inside: Path) -> None:
+    write_mixed_folder(inside / "photos")
+    Path("params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    assert main(["init", "--images", "photos", "--profile", "toy"]) == 0
+    assert load_params().data.kind == "folder"
+
+
 def test_a_parameter_file_is_replaced_only_by_force(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_mixed_folder(inside / "photos")
     Path("params.yaml").write_text("mine")

@@ -63,9 +63,13 @@ def test_dropped_files_are_named_the_first_on_the_terminal_and_all_in_a_file(
     dropped = write_mixed_folder(inside / "photos")
     for index in range(2):
         (inside / "photos" / f"stray{index}.jpg").write_bytes(jpeg(200 + index))
+    (inside / "photos" / "stray0.txt").write_text("a caption that metadata.jsonl hides")
     assert main(["init", "--images", "photos", "--profile", "toy"]) == 0
     told = capsys.readouterr().out
-    assert "2 images have no caption: metadata.jsonl does not list them" in told
+    assert (
+        "2 images have no caption: metadata.jsonl does not list them, and the caption files of 1 of them are not"
+        in told
+    )
     (line,) = [line for line in told.splitlines() if line.startswith("not used: ")]
     assert line.count("(") == 10
     assert line.endswith(f"and {sum(dropped.values()) + 2 - 10} more; params.dropped.csv has all")

@@ -13,6 +13,7 @@ from spin.models.digests import recorded_digest
 from spin.params.model import EMBEDDED
 from spin.runtime.provenance import content_md5
 from spin.tools.export.loading import for_programs, loading_code
+from spin.tools.export.recorded import recorded_of
 
 
 def describe(checkpoint: Path, format_name: str, dtype: str, root: Path) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def describe(checkpoint: Path, format_name: str, dtype: str, root: Path) -> dict
         "lineage": _lineage(checkpoint, model),
         "lora": model.get("lora"),
         "training": _recorded_parameters(root, checkpoint),
+        "trigger": recorded_of(checkpoint, root).data.get("trigger"),
     }
 
 
@@ -93,7 +95,7 @@ def model_card(card: Mapping[str, Any], base: Base, place: str) -> str:
         if card["lineage"]
         else "The base model, exported by spin-diffusion.",
         f"| | |\n|---|---|\n| base | {weights} ({named['family']}) |\n| lineage | {lineage} |\n"
-        f"| weights | {card['dtype']}{_adapter(card['lora'])} |",
+        f"| weights | {card['dtype']}{_adapter(card['lora'])} |" + _trigger(card["trigger"]),
         f"From the folder that `{place}` lies in:\n\n```python\n{loading_code(card['format'], base, place, card['dtype'])}\n```",
     ]
     elsewhere = for_programs(card["format"], base, place)
@@ -104,6 +106,11 @@ def model_card(card: Mapping[str, Any], base: Base, place: str) -> str:
         sections.append(f"## Training\n\n```json\n{hyperparameters}\n```")
     sections.append("The terms of the base model apply to these weights too. No safety checker is included.")
     return "\n\n".join(sections) + "\n"
+
+
+def _trigger(trigger: str | None) -> str:
+    """A row of the table: a prompt without the word does not ask for what was taught."""
+    return "" if trigger is None else f"\n| trigger | `{trigger}`, to be written in every prompt |"
 
 
 def _adapter(lora: Mapping[str, Any] | None) -> str:

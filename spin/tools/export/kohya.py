@@ -102,6 +102,7 @@ def _metadata(
         version, architecture = "sd_v1", "stable-diffusion-v1"
     vae = read_config(base.folder / "vae" / "config.json", base.source)
     side = int(config["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    side = (card["training"] or {}).get("resolution", side)
     metadata = {
         "ss_base_model_version": version + ("_v" if by_velocity and not xl else ""),
         "ss_network_alpha": str(record["alpha"]),
@@ -121,4 +122,6 @@ def _metadata(
         "modelspec.title": str(card["name"]),
         CARD_KEY: json.dumps(card, sort_keys=True),
     }
+    if card["trigger"] is not None:
+        metadata["modelspec.trigger_phrase"] = card["trigger"]
     return dict(sorted(metadata.items()))

@@ -13,7 +13,7 @@ from spin.params.data import ImageData
 from spin.params.schema import Params, load_params
 from spin.runtime.files import replacing_file
 from spin.tools.init.base import ChosenBase, choose_base
-from spin.tools.init.profile import for_own_images, profile_path, with_section, with_value
+from spin.tools.init.profile import for_own_images, is_a_profile, profile_path, with_section, with_value
 from spin.tools.init.quick import quick_resolution, quickly
 from spin.tools.init.schedule import for_images
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SMALL_IMAGES = {"drop": "drop", "enlarge": "upscale"}
 """What --small-images says, and how params.yaml has it."""
-NEXT = "next: `python -m spin data` brings the images in; `dvc repro` runs every stage"
+NEXT = "next: `python -m spin plan` says what it takes; `python -m flows` runs every stage"
 NEXT_QUICK = (
     "next: `python -m flows`; then this command without --quick and with --force for the full run, which keeps code and base, "
     "and where --resolution is the same the data and its cache"
@@ -63,7 +63,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="for a first look: every stage on your data and base in minutes, smaller and with next to nothing to do",
     )
     command.add_argument("--out", type=Path, default=Path("params.yaml"), help="the file to write")
-    command.add_argument("--force", action="store_true", help="replace the file if it exists")
+    command.add_argument(
+        "--force", action="store_true", help="replace the file though it is no untouched profile"
+    )
     command.set_defaults(run=run_init)
 
 
@@ -109,7 +111,7 @@ def run_init(options: argparse.Namespace) -> None:
 
 def _checked(options: argparse.Namespace) -> Path:
     """Refuse options that cannot be, before any work; return the profile's file."""
-    if options.out.exists() and not options.force:
+    if options.out.exists() and not options.force and not is_a_profile(options.out):
         raise ParamsError(
             f"{options.out} must not exist yet, but it does; add --force to replace it, or --out FILE."
         )

@@ -4,6 +4,8 @@ from typing import Any
 
 import yaml
 
+from spin.runtime.launch import has_gpus
+
 SMALLEST_SIDE = 256
 """Pixels: no published base draws anything below."""
 STEPS, BATCH, ROWS, SAMPLER_STEPS = 2, 4, 256, 4
@@ -28,7 +30,10 @@ def quickly(text: str, rows: int | None) -> str:
         raw["data"] |= {"max_rows": ROWS}
         raw["data"] |= {key: min(raw["data"][key], ROWS // 16) for key in ("num_val", "num_test")}
 
-    # Training.
+    # Training; a CPU is many times slower in half precision.
+    if not has_gpus():
+        for section in ("training", "opponents", "evaluate"):
+            raw[section]["precision"] = "fp32"
     training = raw["training"]
     training["batch_size"] = min(BATCH, training["batch_size"])
     if training["micro_batch_size"] != "auto":

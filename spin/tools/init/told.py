@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from spin.data.folder import caption_file
 from spin.params.schema import Params
+from spin.runtime.launch import has_gpus
 from spin.tools.init.enough import warnings
 from spin.tools.init.survey import Survey
 
@@ -26,9 +28,14 @@ def told(survey: Survey, params: Params, listed: Path | None) -> list[str]:
     if survey.look.undecoded:
         lines.append(f"{survey.look.undecoded} of the kept ones were not decoded")
     if survey.unlisted:
-        lines.append(f"{len(survey.unlisted)} images have no caption: {survey.kind} does not list them")
+        folder = Path(card.source)
+        beside = sum(caption_file(folder / name).is_file() for name in survey.unlisted)
+        unread = f", and the caption files of {beside} of them are not read beside it" if beside else ""
+        lines.append(
+            f"{len(survey.unlisted)} images have no caption: {survey.kind} does not list them{unread}"
+        )
     if listed is not None:
-        names = [*(f"{name} ({why})" for name, why in card.names), *survey.unlisted]
+        names = [*(f"{name} ({why.removeprefix('that ')})" for name, why in card.names), *survey.unlisted]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         lines.append(f"not used: {', '.join(names[:NAMED])}{more}; {listed} has all")
     if getattr(data, "repeats", False):
@@ -36,6 +43,12 @@ def told(survey: Survey, params: Params, listed: Path | None) -> list[str]:
     if not data.num_test:
         lines.append(
             "with so few captions none is held out: evaluation draws what was trained on, and says nothing of other prompts"
+        )
+    half = {params.training.precision, params.opponents.precision, params.evaluate.precision} - {"fp32"}
+    if half and not has_gpus():
+        lines.append(
+            f"this machine has no GPU, and a CPU is some 20 times slower in {' and '.join(sorted(half))}: to run here, set "
+            "the precision of training, opponents and evaluate to fp32"
         )
     own = data.num_test and any(
         params.prompt_sets[name].prompts == "test" for name in params.evaluate.prompt_sets
