@@ -68,6 +68,8 @@ def test_two_processes_train_as_one_does(inside: Path, tiny_base: Path, tmp_path
     alone = trained(params, name)
     curve = together(tmp_path, lambda: run_train(params, name), shard)
     assert_close((written(name), curve), alone)
+    if shard == 1:
+        assert differ(written(name), alone[0]) == 0, "two equal micro-batches are added up here and there"
     assert Path(f"outputs/previews/{name}/step-000003.png").is_file()
 
 
