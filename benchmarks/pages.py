@@ -174,7 +174,10 @@ def main() -> None:
     study, docs = read_json(given.study), ROOT / "docs"
     models = {name: drawn(given.outputs, name) for name in ("base", "dpo", "iter3", "clean")}
     prompts, rule = chosen_prompts(models["base"], models["iter3"])
-    blocks = {"caption": f"*{rule}*", "table": brief_table(study, README_MODELS)}
+    blocks = {
+        "caption": f"*{rule} Clean is the correct picture through the autoencoder, the ceiling.*",
+        "table": brief_table(study, README_MODELS),
+    }
     fill_in(docs / "results.md", results(study, given.study, given.outputs))
     fill_in(ROOT / "README.md", blocks)
     shutil.copyfile(given.study.with_suffix(".png"), docs / "images/study.png")

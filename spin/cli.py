@@ -77,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("spin: another process of this stage does not answer any more; this one ends.", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:  # `spin plan | head`: who read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except OSError as error:  # a full disk, a folder that may not be written: the request was right
         where = f"{error.filename}: " if error.filename else ""
         said = f"spin: {where}{error.strerror or error}; mend it and run the same command again."

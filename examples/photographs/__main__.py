@@ -6,12 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-
-from examples.photographs.base import write_base
-from examples.photographs.pictures import write_pictures
-from spin.cli import main as spin
 
 RESOLUTION = 64
 SIZES = {
@@ -71,6 +66,11 @@ def smaller(params: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
 
 def run(work: Path, size: dict[str, int]) -> None:
     """Do all of it in `work`, which must be new; ends the process with a command's exit code if it fails."""
+    import torch
+
+    from examples.photographs.base import write_base
+    from examples.photographs.pictures import write_pictures
+
     work.mkdir(parents=True)
     os.chdir(work)
     print(f"{write_pictures(Path('pictures'))} pictures with captions")
@@ -84,8 +84,10 @@ def run(work: Path, size: dict[str, int]) -> None:
 
 
 def _spin(command: str) -> None:
+    from spin.cli import main
+
     print(f"$ python -m spin {command}", flush=True)
-    if code := spin(command.split()):
+    if code := main(command.split()):
         sys.exit(code)
 
 
