@@ -39,7 +39,8 @@ def curve_of(
     `scores` has a row per image with the columns path (start, stay, switch), step, epochs, prompt_id, flagged and a
     column per scorer, and perhaps cluster. A prompt with a flagged image at any point is left out at all of them.
     Several images of a prompt become one number by `reduction`, as in the tables.
-    Path `between` has in place of a mean's distance from the start that of `switch` from `stay` after as many updates.
+    Path `between` has in place of a mean's distance from the start that of `switch` from `stay` after as many updates; its
+    epochs are those of `switch`.
     """
     flagged = set(scores.loc[scores["flagged"], "prompt_id"])
     kept = scores[~scores["prompt_id"].isin(flagged)]
@@ -53,8 +54,9 @@ def curve_of(
         (str(path), int(str(step))): _by_prompt(point, scorers, tables.average_of, reduction)
         for (path, step), point in kept.groupby(["path", "step"])
     }
-    epochs = dict(zip(kept["step"], kept["epochs"], strict=True))
+    epochs = dict(zip(zip(kept["path"], kept["step"], strict=True), kept["epochs"], strict=True))
     steps = sorted(step for path, step in values if path == "stay")
+    epochs |= {("between", step): epochs["switch", step] for step in steps}
     apart = {("start", 0): (values["start", 0], np.zeros_like(values["start", 0]))}
     apart |= {
         (path, step): (values[path, step], values[path, step] - values["start", 0])
@@ -70,7 +72,7 @@ def curve_of(
         intervals = mean_intervals(differences, resampled, tables.confidence)
         for column, scorer in enumerate((*scorers, AVERAGE)):
             numbers = points[:, column].mean(), differences[:, column].mean(), *intervals[column]
-            rows.append((path, step, epochs[step], scorer, len(asked), *numbers))
+            rows.append((path, step, epochs[path, step], scorer, len(asked), *numbers))
     return pd.DataFrame(rows, columns=["path", "step", "epochs", "scorer", "n", "mean", *DIFFERENCE])
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from spin import paths
-from spin.data.manifest import read_manifest
 from spin.errors import ParamsError
 from spin.models.checkpoint import load_to_draw
 from spin.params.continual import ContinualParams
@@ -45,17 +44,22 @@ def run_continual(params: Params, name: str) -> None:
         chosen.model_dump(),
         params.iterations[chosen.next].model_dump(),
         [checkpoint_digest(iteration) for iteration in (chosen.finished, chosen.next)],
-        digest_of(paths.prompts_of(chosen.prompts), paths.CACHE / "cache.json", *drawn),
+        digest_of(
+            paths.DATA / "manifest.parquet",
+            paths.prompts_of(chosen.prompts),
+            paths.CACHE / "cache.json",
+            *drawn,
+        ),
     )
     with stage_output(paths.CONTINUAL / name, run_continual, name, *key) as (out, work):
         # The common start, then both paths, each scored on the way.
-        frames = [_scores(params, chosen, paths.CHECKPOINTS / chosen.finished, work / "start", "start", 0)]
+        start = _scores(params, chosen, paths.CHECKPOINTS / chosen.finished, work / "start", "start", 0)
+        frames = [start.assign(epochs=0.0)]
         for path in (STAY, SWITCH):
             frames += _follow(params, chosen, path, work / path)
 
         # One table over both, and the figure.
         scores = pd.concat(frames, ignore_index=True)
-        scores["epochs"] = scores["step"] * params.training.batch_size / len(read_manifest(paths.DATA))
         scores.to_parquet(out / "scores.parquet", index=False)
         write_json(out / "protocol.json", read_json(work / "start" / "protocol.json"))
         _write_curve(params, scores, out)
@@ -63,13 +67,14 @@ def run_continual(params: Params, name: str) -> None:
 
 def _follow(params: Params, chosen: ContinualParams, path: str, work: Path) -> list[pd.DataFrame]:
     """Train one path and score its snapshots."""
+    from spin.data.cache import Cache
     from spin.stages.callbacks import snapshot_of
     from spin.stages.train import run_training
-    from spin.training.setup import Inputs
+    from spin.training.setup import Inputs, open_training_set
 
     # Where this path starts, and whom it is measured against.
-    finished, steps = params.iterations[chosen.finished], params.iterations[chosen.next].num_steps
-    points = range(chosen.every, steps + 1, chosen.every)
+    finished, plan = params.iterations[chosen.finished], params.iterations[chosen.next]
+    points = range(chosen.every, plan.num_steps + 1, chosen.every)
     inputs = Inputs(
         data=paths.DATA,
         cache=paths.CACHE,
@@ -86,10 +91,11 @@ def _follow(params: Params, chosen: ContinualParams, path: str, work: Path) -> l
     if not (work / "trained").is_dir():
         with replacing_dir(work / "trained") as folder:
             run_training(params, chosen.next, inputs, folder)
+    num_rows = open_training_set(plan, inputs, Cache(paths.CACHE)).num_rows
     return [
         _scores(
             params, chosen, snapshot_of(work / "snapshots", step), work / f"scores-{step:06d}", path, step
-        )
+        ).assign(epochs=step * params.training.batch_size / num_rows)
         for step in points
     ]
 

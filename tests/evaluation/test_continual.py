@@ -41,6 +41,14 @@ def test_intervals_are_of_the_differences_and_the_paths_share_their_start() -> N
         assert row["high"] - row["low"] < 0.2, "not the spread of 10 between prompts"
 
 
+def test_each_path_counts_its_own_epochs() -> None:
+    given = scores(1.0, 2.0)
+    given.loc[given["path"] == "stay", "epochs"] *= 2  # half as many rows
+    found = curve_of(given, ["hps"], TABLES, 0).set_index(["path", "step", "scorer"])["epochs"]
+    paths = ("start", 0), ("stay", 32), ("switch", 32), ("between", 32)
+    assert [found[(*place, "hps")] for place in paths] == [0, 4, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("stay", "switch", "said"),
     [

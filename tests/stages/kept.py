@@ -1,9 +1,14 @@
 """Kept work as tests see it: what DVC records of an output, which works are finished, and damage in place."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
+import spin.stages.work
 from spin.runtime.provenance import content_md5
 from spin.stages.kept_work import MARK
 
@@ -29,3 +34,20 @@ def flip(file: Path) -> None:
 
 def works() -> set[str]:
     return {mark.parent.name.split("-")[0] for mark in Path(".spin/work").glob(f"*/{MARK}")}
+
+
+def work_of(run: Callable[..., None], *arguments: Any) -> str:
+    """The work folder that a stage would go on with; it is stopped there."""
+    places: list[str] = []
+
+    @contextlib.contextmanager
+    def stopped(out: Path, *depends_on: Any) -> Iterator[Path]:
+        places.append(spin.stages.work.work_folder(*depends_on).name)
+        raise KeyboardInterrupt
+        yield out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spin.stages.work, "kept_work", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(*arguments)
+    return places[0]

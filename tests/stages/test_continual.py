@@ -7,15 +7,18 @@ import pandas as pd
 import pytest
 import yaml
 
+from spin import paths
 from spin.errors import ParamsError
 from spin.params.schema import Params, load_params
 from spin.runtime.files import sha256_tree
+from spin.runtime.sums import write_sums
 from spin.stages import continual
 from spin.stages.data import run_base, run_cache, run_data, run_prompt_set
 from spin.stages.sample import run_generate, run_opponents
 from spin.stages.score import run_score
 from spin.stages.train import run_train
 from tests.models.tiny import miniature_params
+from tests.stages.kept import work_of
 
 
 @pytest.fixture
@@ -67,6 +70,31 @@ def test_both_paths_start_alike_and_the_switch_ends_as_the_next_iteration_does(r
     before = sha256_tree(out)
     continual.run_continual(params, "f5")
     assert sha256_tree(out) == before
+
+
+def rewrite(table: Path, **columns: Any) -> None:
+    """Give a table of an output other columns, as its stage would leave it."""
+    pd.read_parquet(table).assign(**columns).to_parquet(table, index=False)
+    write_sums(table.parent)
+
+
+def test_an_epoch_is_every_row_that_a_path_trains_on_and_other_data_is_other_work(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = Params.model_validate(raw)
+    for stage in (run_data, run_base, run_cache):
+        stage(params)
+    run_opponents(params, "iter1")
+    before = work_of(continual.run_continual, params, "f5")
+    rewrite(paths.DATA / "manifest.parquet", repeats=[10] * 12)
+    assert work_of(continual.run_continual, params, "f5") != before
+
+    rewrite(paths.OPPONENTS / "iter1" / "index.parquet", flagged=["black", *[""] * 11])
+    scored = pd.DataFrame({"prompt_id": ["val-00000"]})
+    monkeypatch.setattr(continual, "_scores", lambda *given: scored.assign(path=given[4], step=given[5]))
+    (tmp_path / "trained").mkdir()
+    points = continual._follow(params, params.continual["f5"], continual.STAY, tmp_path)
+    assert [float(point["epochs"].iloc[0]) for point in points] == [2 * 4 / 110, 4 * 4 / 110]
 
 
 @pytest.mark.parametrize(
