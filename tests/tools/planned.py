@@ -39,7 +39,7 @@ def counts(**changed: Any) -> Counts:
         "pairs": 512,
         "prompts": {"test": 256, "val": 72},
     }
-    given |= {"adapters": 0}
+    given |= {"rows": changed.get("images", 512), "adapters": 0}
     return Counts(**{**given, "scorers": {"pickscore": 0.125, "oracle_psnr": 0.0}, **changed})
 
 

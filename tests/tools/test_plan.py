@@ -3,17 +3,21 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from spin.cli import main
 from spin.errors import DataError
 from spin.models.flops import NetworkCost, build_denoiser, measure_networks
+from spin.params.data import FolderData
 from spin.params.schema import Params, load_params
 from spin.runtime.files import write_json
+from spin.stages.data import run_data
 from spin.tools.plan.command import duration
-from spin.tools.plan.counts import count_adapters, count_images, count_prompts
+from spin.tools.plan.counts import count_adapters, count_images, count_prompts, count_rows
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import CONFIGS
+from tests.data.images import NUMBERED, write_numbered
 from tests.models.tiny import ROOT
 from tests.tools.planned import COST, counts, params, work_of
 
@@ -120,6 +124,24 @@ def test_the_images_of_another_data_set_that_was_brought_in_here_do_not_count(
         count_images(sd15, None)
     write_json(tmp_path / "outputs/data/card.json", card | {"source": "yuvalkirstain/pickapic_v2"})
     assert count_images(sd15, None) == 512
+
+
+def test_rows_are_images_as_often_as_their_folders_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_numbered(tmp_path / "images")
+    shared = {"small_images": "drop", "aspect_buckets": None, "trigger": None, "repeats": True}
+    data = FolderData(kind="folder", path="images", num_val=1, num_test=2, **shared)
+    numbered = params().model_copy(update={"data": data})
+    assert count_rows(numbered, 13) == sum(
+        int(name.partition("_")[0]) * count for name, count in NUMBERED.items()
+    )
+    run_data(numbered)
+    repeats = pd.read_parquet("outputs/data/manifest.parquet").query("split == 'train'")["repeats"]
+    assert count_rows(numbered, len(repeats)) == sum(repeats) > len(repeats)
+    plain = params().model_copy(update={"data": data.model_copy(update={"repeats": False})})
+    assert count_rows(plain, 13) == count_rows(params(), 13) == 13
 
 
 def test_adapters_are_counted_as_peft_makes_them(tiny_base: Path) -> None:

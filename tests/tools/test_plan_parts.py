@@ -111,6 +111,17 @@ def test_with_a_number_of_draws_the_reference_runs_at_the_first_visits_alone_and
     assert plans[1].memory.keys() - without.memory.keys() == {"opponent"}
 
 
+def test_with_a_number_of_draws_the_reference_runs_for_every_repeat_of_an_image() -> None:
+    """64 updates of 8 visit 512 of 4 x 200 draws."""
+    given = params().model_dump()
+    given["training"] |= {"reference_draws": 4, "batch_size": 8, "micro_batch_size": 8}
+    given["continual"] = {"f5": {"finished": "iter1", "next": "iter2", "every": 16, "prompts": "val"}}
+    for rows, updates in ((20, 10), (200, 64)):
+        work = work_of(make_plan(Params.model_validate(given), COST, counts(images=20, rows=rows)))
+        assert work["train iter1"].reference == 2 * 8 * updates
+        assert work["continual f5: train"].reference == 2 * 2 * 8 * updates
+
+
 def test_pairs_are_counted_where_they_lie_and_else_taken_from_pick_a_pic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,6 +156,7 @@ def _plan(
         count_pair_images,
         count_pairs,
         count_prompts,
+        count_rows,
     )
     from spin.tools.plan.estimate import Counts, make_plan
 
@@ -173,6 +174,7 @@ def _plan(
     )
     counts = Counts(
         images=images,
+        rows=count_rows(params, images),
         pair_images=count_pair_images(params, images, options.pairs),
         pairs=count_pairs(params, images, options.pairs),
         prompts=prompts,

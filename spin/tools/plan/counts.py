@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from spin import paths
@@ -94,6 +95,24 @@ def count_images(params: Params, given: int | None) -> int:
         "the number of training images must be known for a plan, but the data stage has not run; "
         "give it with --images (Pick-a-Pic v2 has 58960 training prompts)."
     )
+
+
+def count_rows(params: Params, images: int) -> int:
+    """Rows that an epoch of self-play has of `images` training images with an opponent each: more with `data.repeats`.
+
+    How often an image is shown is counted in this source's finished data stage, else in its folder. Raises `DataError` for
+    a numbered folder whose number is no count.
+    """
+    from spin.data.folder import images_below, repeats_in
+    from spin.data.manifest import read_manifest, repeats_of
+
+    if params.data.kind != "folder" or not params.data.repeats:
+        return images
+    listed = repeats_of(read_manifest(paths.DATA)) if _card_of(params) else None
+    if listed is None:
+        found = map(repeats_in, map(str, images_below(Path(params.data.path))))
+        listed = np.array([shown.times if shown else 1 for shown in found], np.int32)
+    return round(images * float(listed.mean())) if len(listed) else images
 
 
 def count_pairs(params: Params, images: int, given: int | None) -> int:

@@ -1,8 +1,7 @@
 """The arithmetic of a plan: images, pairs, forwards, TFLOP, hours, disk and memory of every stage of a parameter file.
 
 With F, B the cost of one prediction and of its backward pass (in training with the adapters, where there are any, and with
-no gradient for frozen weights), V and D of encoding and decoding an image, steps S of a
-sampler and g = 2 under guidance, else 1:
+no gradient for frozen weights), V and D of encoding and decoding an image, S steps of a sampler, g = 2 under guidance or 1:
 
     encode     V (2 V with mirrored images) for each training image, and for each winner and loser of Diffusion-DPO
     draw       g S F + D; an opponent that is encoded again costs V (2 V mirrored) more
@@ -32,6 +31,8 @@ class Counts:
 
     images: int
     """Training images, one for each caption."""
+    rows: int
+    """Of an epoch with an opponent an image: each image as often as it is repeated."""
     pair_images: int
     """Winners and losers of Diffusion-DPO's pairs; at most so many before the data stage has counted them."""
     pairs: int
@@ -180,7 +181,7 @@ def _drawers(params: Params, name: str) -> int:
 
 
 def _training(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
-    rows = {name: counts.images * _drawers(params, name) for name in params.iterations}
+    rows = {name: counts.rows * _drawers(params, name) for name in params.iterations}
     stages: dict[str, StageParams] = {**params.iterations, **params.baselines}
     return [
         _trained(params, cost, f"train {name}", stage, [rows.get(name, counts.pairs)])
@@ -189,7 +190,7 @@ def _training(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
 
 
 def _trained(params: Params, cost: NetworkCost, label: str, stage: StageParams, rows: list[int]) -> Work:
-    """A stage trained on each of these numbers of pairs: the player's forwards and backwards, the reference's forwards."""
+    """A stage trained on each of these numbers of rows: the player's forwards and backwards, the reference's forwards."""
     batch, draws = params.training.batch_size, params.training.reference_draws
     pairs = len(rows) * stage.num_steps * batch
     if isinstance(stage, SftParams):
@@ -217,7 +218,7 @@ def _continual(params: Params, cost: NetworkCost, counts: Counts) -> list[Work]:
     work = []
     for name, chosen in params.continual.items():
         images = _continual_images(params, counts, name)
-        rows = [counts.images * _drawers(params, each) for each in (chosen.finished, chosen.next)]
+        rows = [counts.rows * _drawers(params, each) for each in (chosen.finished, chosen.next)]
         scored = {scorer_part(scorer): images * tflop for scorer, tflop in counts.scorers.items() if tflop}
         work += [
             _trained(params, cost, f"continual {name}: train", params.iterations[chosen.next], rows),
