@@ -16,6 +16,15 @@ from spin.params.section import (
     Text,
 )
 
+NOT_THE_METHOD = {
+    "checkpoint_every",
+    "compile",
+    "gradient_checkpointing",
+    "micro_batch_size",
+    "preview_every",
+}
+"""Training settings that change speed, memory or rounding only: a killed run goes on under other ones."""
+
 
 class LoraParams(Section):
     """Low-rank adapters (Hu et al. 2021) on the denoiser's linear layers, through peft."""

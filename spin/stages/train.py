@@ -15,6 +15,7 @@ from spin.data.cache import Cache
 from spin.models.checkpoint import MODEL_FILE, save_checkpoint
 from spin.params.experimental import experimental_in
 from spin.params.schema import Params
+from spin.params.training import NOT_THE_METHOD
 from spin.runtime.devices import process_state
 from spin.runtime.files import read_json, replacing_file, write_json
 from spin.runtime.progress import Progress
@@ -49,15 +50,6 @@ from spin.training.setup import (
 from spin.training.steps import Report
 
 logger = logging.getLogger(__name__)
-
-NOT_THE_METHOD = {
-    "checkpoint_every",
-    "compile",
-    "gradient_checkpointing",
-    "micro_batch_size",
-    "preview_every",
-}
-"""Training settings that change speed, memory or rounding only: a killed run goes on under other ones."""
 
 
 def run_train(params: Params, name: str) -> list[dict[str, float]]:

@@ -4,11 +4,16 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
+from spin.params.evaluation import EvaluateParams
+from spin.params.sampling import RUN_ONLY, OpponentParams
 from spin.params.schema import load_params
+from spin.params.training import NOT_THE_METHOD, TrainingParams
 from spin.runtime.code import code_of
+from spin.sampling.samples import protocol_of
 from spin.stages.stage import Item, Stage
 from spin.stages.table import STAGES, stage_of
 
@@ -84,6 +89,40 @@ def test_another_number_of_images_of_a_prompt_set_draws_anew_and_fetches_no_prom
     assert "'prompt_sets'" in listed["tables"], "which set chooses the champion"
     assert "'prompt_sets'" in listed["register"]
     assert "images_per_prompt" not in listed["reference"], "a level has one image a prompt"
+
+
+def listed_params(stage: str) -> set[str]:
+    """The parameters that dvc.yaml lists for a stage, by their dotted names."""
+    given = pipeline()[stage].get("params", [])
+    return {name for each in given for name in ([each] if isinstance(each, str) else each["params.yaml"])}
+
+
+TRAINING = {f"training.{name}" for name in TrainingParams.model_fields.keys() - NOT_THE_METHOD}
+SHARD_SIZE = "shard_size"
+"""Of opponents: part of the key of unfinished work, since it is kept by shards; the images do not depend on it."""
+OPPONENTS = {f"opponents.{name}" for name in OpponentParams.model_fields.keys() - RUN_ONLY - {SHARD_SIZE}}
+ONE_IMAGE = "evaluate.images_per_prompt"
+
+
+def test_a_stage_lists_every_leaf_that_its_work_depends_on_and_no_other(tmp_path: Path) -> None:
+    """Of training, opponents, evaluate and cache, as the keys of unfinished work and the protocols have them."""
+    prompts = tmp_path / "test.parquet"
+    pd.DataFrame({"prompt": ["a red square"]}).to_parquet(prompts)
+    evaluate = load_params(ROOT / "profiles" / "toy.yaml").evaluate
+    stated = protocol_of(evaluate, prompts, 32).keys() & EvaluateParams.model_fields.keys()
+    protocol = {f"evaluate.{name}" for name in stated}
+    wanted = {
+        "cache": {"training.horizontal_flip", "training.tags"},
+        "opponents": OPPONENTS | {"training.horizontal_flip"},
+        "train": TRAINING,
+        "baseline": TRAINING,
+        "generate": protocol,
+        "reference": protocol - {ONE_IMAGE},
+        "continual": TRAINING | protocol | {"evaluate.reduction"},
+    }
+    sections = ("training.", "opponents.", "evaluate.", "cache.")
+    for stage, leaves in wanted.items():
+        assert {name for name in listed_params(stage) if name.startswith(sections)} == leaves, stage
 
 
 def test_mlflow_is_told_the_protocol_of_the_prompt_set() -> None:
