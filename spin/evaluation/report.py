@@ -28,7 +28,9 @@ from spin.evaluation.notes import comparisons_line, intervals_line
 from spin.evaluation.table import Table
 from spin.evaluation.tables import build_tables, read_chosen, read_tables
 from spin.evaluation.trajectory import draw_trajectory, steps_line, trajectories_of
+from spin.params.sampling import RUN_ONLY
 from spin.params.schema import Params
+from spin.params.training import NOT_THE_METHOD
 from spin.runtime.files import read_json, replacing_dir
 
 LARGEST = 512
@@ -44,6 +46,15 @@ COSTS_HERE = (
 )
 COSTS_PLACE = '<script type="application/json" id="costs">{}</script>'
 """Columns of the page, and where it looks for them: empty, since what differs from run to run is no part of its bytes."""
+
+NOT_SHOWN: dict[str, set[str] | bool] = {
+    "cache": True,
+    "opponents": {*RUN_ONLY, "shard_size"},
+    "training": NOT_THE_METHOD,
+    "evaluate": RUN_ONLY,
+    "tracking": True,
+}
+"""Parameters that make no stage run again when they change: the page would go on saying what they were."""
 
 
 def write_report(params: Params, outputs: Path, out: Path) -> None:
@@ -161,7 +172,7 @@ def _origin(params: Params, checkpoints: Path) -> dict[str, Any]:
     return {
         "revision": revision_line(Path.cwd()),
         "lineage": read_lineage(params, checkpoints),
-        "parameters": yaml.safe_dump(params.model_dump(), sort_keys=False),
+        "parameters": yaml.safe_dump(params.model_dump(exclude=NOT_SHOWN), sort_keys=False),
     }
 
 

@@ -1,11 +1,13 @@
 """The report: complete, self-contained, and safe against what a prompt may contain."""
 
+import html
 import re
 import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from spin.errors import EvaluationError
@@ -14,7 +16,9 @@ from spin.evaluation.lineage import costs, revision_line
 from spin.evaluation.report import COSTS_HERE, COSTS_PLACE, picture_uri, write_report
 from spin.evaluation.tables import write_tables
 from spin.params.schema import Params, load_params
+from spin.tracking.configuration import flatten
 from tests.evaluation.fake_run import curve_frame, write_outputs
+from tests.stages.test_table import listed_params, pipeline
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "toy.yaml"
 
@@ -81,6 +85,14 @@ def test_the_page_says_the_result_first_and_where_it_comes_from(page: str) -> No
         assert text in page
     assert "cover the choice of prompts only" in page
     assert "Clean (ceiling)" in page
+
+
+def test_the_page_shows_no_parameter_that_makes_no_stage_run_again(page: str) -> None:
+    (text,) = re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
+    shown = flatten(yaml.safe_load(html.unescape(text)))
+    listed = {name.partition(".${")[0] for stage in pipeline() for name in listed_params(stage)}
+    assert {name for name in shown if not any(f"{name}.".startswith(f"{each}.") for each in listed)} == set()
+    assert {"training.batch_size", "opponents.scheduler", "iterations.iter1.beta"} <= shown.keys()
 
 
 def test_a_prompt_cannot_become_markup(page: str) -> None:
