@@ -129,10 +129,10 @@ def _read(folder: Path, updates: int, source: BatchSource) -> Callable[[list[tup
     visited = -(-updates * source.params.batch_size // num_rows)  # epochs begun
     table = mapped_room((min(source.draws, visited), num_rows, 2), np.nan)
     for step in range(updates):
-        # A last batch may visit draws again: what the first visit found stays.
-        cells = np.array(source.cells(step))
+        # A last batch may visit draws again, and one of them twice: what the first visit found stays.
+        cells, errors = np.array(source.cells(step))[::-1], shards.rows(ERRORS, [step])[0].flip(0)
         new = np.isnan(table[cells[:, 1], cells[:, 0], 0])
-        table[cells[new, 1], cells[new, 0]] = shards.rows(ERRORS, [step])[0][torch.from_numpy(new)]
+        table[cells[new, 1], cells[new, 0]] = errors[torch.from_numpy(new)]
 
     def errors_of(wanted: list[tuple[int, int]]) -> Tensor:
         rows, draws = np.array(wanted).T

@@ -15,11 +15,12 @@ import spin.stages.train
 from spin.errors import ParamsError
 from spin.params.schema import Params
 from spin.runtime import meter
+from spin.runtime.tensors import save_shard
 from spin.stages.train import run_train
 from spin.training.batches import Batch, BatchSource, draw_batch
 from spin.training.examples import Flips, Rows
 from spin.training.loop import Recipe
-from spin.training.reference_errors import updates_with_new_draws
+from spin.training.reference_errors import ERRORS, _read, updates_with_new_draws
 from tests.stages.kept import flip
 from tests.stages.projects import parameters, raw_parameters
 from tests.training.games import tiny_diffusion, training_params
@@ -192,6 +193,21 @@ def test_all_of_a_row_but_its_place_is_the_draws(tiny_base: Path, tmp_path: Path
     assert len({tuple(each[:2]) for each in first}) == len(first), "draws of a row differ"
     assert updates_with_new_draws(100, 6, rows, 2) == 3
     assert updates_with_new_draws(2, 6, rows, 2) == 2
+
+
+def test_a_draw_that_a_last_batch_visits_again_keeps_the_errors_of_its_first_visit(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """8 rows with a draw each fill an update of 6 and a third of the next one."""
+    diffusion, params = tiny_diffusion(tiny_base, tmp_path), training_params(batch_size=6, micro_batch_size=6)
+    process = diffusion.noise_schedule
+    source = BatchSource(set_of(8), diffusion, process, params, True, 0, "iter1", range(6), draws=1)
+    computed = torch.arange(24.0).reshape(2, 6, 2)
+    (tmp_path / "shard-00000").mkdir()
+    save_shard(tmp_path / "shard-00000" / f"{ERRORS}.safetensors", {ERRORS: computed}, ERRORS)
+    errors_of = _read(tmp_path, 2, source)
+    assert torch.equal(errors_of(source.cells(0)), computed[0])
+    assert torch.equal(errors_of(source.cells(1))[:2], computed[1, :2])
 
 
 def told(batch: Batch, flips: Flips | None, place: int) -> list[Any]:
