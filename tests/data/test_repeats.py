@@ -1,5 +1,6 @@
 """Folders named as kohya's scripts have them, a word to teach, and tags: from names of folders to the rows of updates."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import spin.training.examples
 from spin.cli import main
 from spin.data.cache import Cache
 from spin.data.captions import with_trigger
@@ -20,6 +22,7 @@ from spin.params.data import FolderData
 from spin.params.schema import Params, load_params
 from spin.params.training import TagParams
 from spin.runtime.files import read_json
+from spin.runtime.sums import write_sums
 from spin.stages.data import run_base, run_cache, run_data
 from spin.stages.sample import run_opponents
 from spin.training.batches import BatchSource, draw_batch
@@ -154,6 +157,32 @@ def test_an_epoch_shows_each_row_as_often_as_its_folder_says(
         assert torch.equal(shown.real[0], images[0])
     drawn = pd.read_parquet(OPPONENTS / "index.parquet")
     assert len(drawn) == len(manifest), "one opponent an image, however often it is shown"
+
+
+@pytest.mark.parametrize("drawers", [1, 2])
+def test_repeats_and_shapes_are_the_images_own_past_flagged_opponents_and_with_several(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawers: int
+) -> None:
+    shutil.copytree(project, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    index = pd.read_parquet(OPPONENTS / "index.parquet")
+    shards = sorted(OPPONENTS.glob("shard-*"))
+    for number in range(len(shards), drawers * len(shards)):
+        shutil.copytree(shards[number % len(shards)], OPPONENTS / f"shard-{number:05d}")
+    both = pd.concat([index] * drawers, ignore_index=True)
+    both.loc[0, "flagged"] = "black"
+    both.to_parquet(OPPONENTS / "index.parquet", index=False)
+    write_sums(OPPONENTS)
+    monkeypatch.setattr(
+        spin.training.examples, "shapes_of", lambda table: np.arange(len(table), dtype=np.int16)
+    )
+    manifest = read_manifest(DATA)
+    repeats, captions = column(manifest, "repeats"), column(manifest, "caption")
+    wanted = [row for row in sorted(both["row"][1:]) for _ in range(int(repeats[row]))]
+    found = spin_training_set(DATA, Cache(CACHE), OPPONENTS)
+    assert found.shapes is not None
+    assert found.shapes.tolist() == wanted
+    assert found.fetch(range(found.num_rows), None).captions == [captions[row] for row in wanted]
 
 
 def test_the_cache_holds_every_arrangement_of_tags_and_both_members_of_a_pair_are_told_one(

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from spin.errors import ModelError
 from spin.models.checkpoint import load_denoiser, load_model, reference_of
 from spin.models.latent_diffusion import LatentDiffusion
+from spin.models.variants import variant_of
 from spin.runtime.files import read_json
 from tests.models.bases import WEIGHTS, base_params, halved, record_base
 from tests.stages.projects import prepare
@@ -59,6 +60,17 @@ def test_it_is_said_once_and_full_weights_come_first(
     caplog.clear()
     assert_holds(load_model(record_base(tmp_path / "full", base_params(folder))), tiny_base, torch.float32)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("variants", "chosen"), [({"bf16", "fp16", "non_ema"}, "fp16"), ({"non_ema", "bf16"}, "bf16")]
+)
+def test_of_several_variants_fp16_is_read_else_the_first(
+    tmp_path: Path, variants: set[str], chosen: str
+) -> None:
+    for name in variants:
+        (tmp_path / f"diffusion_pytorch_model.{name}.safetensors").touch()
+    assert variant_of(tmp_path, "unet", "here") == chosen
 
 
 def test_its_latents_are_cached_and_its_opponents_drawn(tiny_base: Path, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import spin.sampling.opponents
 from spin.data.cache import Cache
+from spin.data.manifest import geometry_of
 from spin.errors import DataError
 from spin.params.schema import Params
 from spin.runtime.sums import write_sums
@@ -78,6 +81,27 @@ def test_an_image_does_not_depend_on_batch_or_shard(inside: Path, tiny_base: Pat
     assert one.keys() == other.keys()
     for key, latent in one.items():
         torch.testing.assert_close(latent, other[key], rtol=1e-4, atol=1e-4)
+
+
+def test_a_family_that_is_told_of_geometry_is_told_each_images_own(
+    inside: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(inside, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    table = Path("outputs/data/manifest.parquet")
+    manifest = pd.read_parquet(table).assign(crop_left=range(12), original_width=range(32, 44))
+    manifest.to_parquet(table, index=False)
+    write_sums(table.parent)
+    told: list[torch.Tensor] = []
+    draw = spin.sampling.opponents.sample_images
+
+    def listening(diffusion: Any, guidance: Any, *rest: Any) -> Any:
+        told.append(guidance.geometry)
+        return draw(diffusion, guidance, *rest)
+
+    monkeypatch.setattr(spin.sampling.opponents, "sample_images", listening)
+    drawn(tiny_base)
+    assert torch.equal(torch.cat(told), geometry_of(manifest))
 
 
 def test_opponents_of_other_captions_are_refused(inside: Path, tiny_base: Path) -> None:

@@ -18,6 +18,7 @@ from spin.runtime.files import read_json, sha256_tree
 from spin.stages.data import run_prompt_set
 from spin.stages.sample import run_generate, run_opponents
 from spin.stages.score import run_reference
+from tests.stages.kept import work_of
 from tests.stages.projects import parameters, raw_parameters
 
 
@@ -59,6 +60,20 @@ def test_finished_shards_are_kept_by_a_rerun_and_only_by_the_same_work(
     run_opponents(params, "iter1")
     assert len(drawn) == 4, "two of the three shards were kept, one was drawn"
     assert sha256_tree(Path("outputs/opponents/iter1")) == digest
+
+
+def test_what_opponents_depend_on_names_their_work(inside: Path, tiny_base: Path) -> None:
+    def work(**changes: Any) -> str:
+        return work_of(run_opponents, Params.model_validate(raw_parameters(tiny_base) | changes), "iter1")
+
+    raw = raw_parameters(tiny_base)
+    others = [
+        {"seed": 1},
+        {"training": raw["training"] | {"horizontal_flip": True}},
+        {"opponents": raw["opponents"] | {"guidance_scale": 2.0}},
+    ]
+    assert len({work(), *(work(**changes) for changes in others)}) == 4
+    assert work(opponents=raw["opponents"] | {"batch_size": 2}) == work()
 
 
 def test_images_drawn_before_a_kill_are_found_again(

@@ -54,6 +54,13 @@ def test_min_snr_weights_the_loss_by_timestep_and_what_the_curve_says_of_errors_
     settings = ObjectiveParams.model_validate(miniature_params(tmp_path)["objective"])
     objective = make_objective(plan, settings, schedule(), "epsilon")
     assert objective.weights is not None
+    snr = schedule().snr(torch.arange(1000))
+    for predicted, by_hand in (
+        ("epsilon", (0.5 / snr).clamp(max=1)),
+        ("v_prediction", snr.clamp(max=0.5) / (snr + 1)),
+    ):
+        weights = make_objective(plan, settings, schedule(), predicted).weights
+        torch.testing.assert_close(weights, by_hand)
     plain, weighted = (
         play(denoiser(), plan=plan, objective=each, draw_batch=draw_real)
         for each in (Objective(None), objective)

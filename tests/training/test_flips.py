@@ -113,6 +113,19 @@ def test_the_mirrored_latents_are_those_of_the_mirrored_image(diffusion: LatentD
     assert not torch.equal(both["mean"], both["mean_flipped"])
 
 
+def test_images_that_were_encoded_one_way_are_encoded_anew_for_both(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(project, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    params = load_params()
+    plain = params.training.model_copy(update={"horizontal_flip": False})
+    for given in (params.model_copy(update={"training": plain}), params):
+        run_cache(given)
+        names = ShardedTensors(CACHE / "latents", "posteriors").names
+        assert ("mean_flipped" in names) == given.training.horizontal_flip
+
+
 def encoded(diffusion: LatentDiffusion, places: Sequence[str], flipped: Sequence[bool]) -> Tensor:
     """The VAE's means of stored images, mirrored where `flipped` says so."""
     pixel_values = to_pixel_values([open_stored(DATA, place) for place in places])

@@ -49,7 +49,8 @@ def test_a_killed_run_goes_on_beside_the_start_that_it_had_drawn(inside: Path, t
             trained(params)
     Path("outputs/previews/iter1/step-000000.png").unlink()
     trained(params)
-    assert not Path("outputs/previews/iter1/step-000000.png").exists(), "it went on"
+    drawn = [path.name for path in Path("outputs/previews/iter1").glob("step-*.png")]
+    assert drawn == ["step-000004.png"], "it went on, and a start is drawn at the start alone"
     assert Path("outputs/previews/iter1/step-000004.png").read_bytes() == unbroken
 
 

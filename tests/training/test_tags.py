@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+import spin.training.batches
 from spin.data.tags import arranged, arrangements
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.training import TagParams
-from spin.training.batches import BatchSource
+from spin.seeding import generator_for
+from spin.training.batches import BatchSource, draw_batch
 from spin.training.examples import Flips, Rows, TrainingSet
 from tests.training.games import schedule, tiny_diffusion, training_params
+from tests.training.test_recipe import set_of
 
 TAGS = TagParams(variants=8, keep=2, dropout=0.3)
 CAPTION = ", ".join(["sks dog", "photo", *(f"tag {index}" for index in range(10))])
@@ -92,6 +95,22 @@ def test_each_place_is_told_an_arrangement_by_its_own_draw(diffusion: LatentDiff
     )
     assert told_in(diffusion, stage="iter2") != told
     assert told_in(diffusion, seed=1) != told
+
+
+@pytest.mark.parametrize("draws", [None, 2])
+def test_noise_mirroring_and_tags_of_a_place_come_from_streams_of_their_own(
+    diffusion: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, draws: int | None
+) -> None:
+    opened: list[tuple[str | int, ...]] = []
+    monkeypatch.setattr(
+        spin.training.batches,
+        "generator_for",
+        lambda *purpose: (opened.append(purpose), generator_for(*purpose))[1],
+    )
+    params = training_params(tags=TAGS.model_dump(), horizontal_flip=True)
+    process = diffusion.noise_schedule
+    draw_batch(BatchSource(set_of(12), diffusion, process, params, False, 0, "iter1", range(4), draws), 0)
+    assert len(set(opened)) == len(opened) == 3 * 4, "else two draws would begin with the same numbers"
 
 
 def test_captions_are_told_as_they_are_unless_asked_for(diffusion: LatentDiffusion) -> None:
