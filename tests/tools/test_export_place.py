@@ -75,6 +75,22 @@ def test_an_export_is_replaced_only_when_forced_and_nothing_else_ever(
     assert not list(tmp_path.glob(".*")), "nothing half-written"
 
 
+def test_a_place_is_what_it_is_once_its_parents_are_there(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years")
+    monkeypatch.chdir(mine)
+    for place in (tmp_path / "new" / ".." / "mine", Path(), Path("/")):
+        with pytest.raises(ModelError, match="is neither; name another place"):
+            export_checkpoint(checkpoints / "iter1", "lora", place, "fp32", force=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "thesis.txt"]
+    where = export_checkpoint(checkpoints / "iter1", "lora", Path("new/../out"), "fp32", force=False)
+    assert where == mine / "out"
+    assert (where / "export.json").is_file()
+
+
 def test_what_cannot_be_exported_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"--format lora needs a checkpoint trained with training\.lora"):
         export_checkpoint(checkpoints / "whole", "lora", tmp_path / "out", "fp32", force=False)

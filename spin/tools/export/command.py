@@ -54,8 +54,8 @@ def export(options: argparse.Namespace) -> None:
         from spin.tools.export.hub import check_hub, push
 
         target = check_hub(options.push_to_hub, options.public, options.license, options.checkpoint)
-    export_checkpoint(options.checkpoint, options.format, options.out, options.dtype, options.force)
+    out = export_checkpoint(options.checkpoint, options.format, options.out, options.dtype, options.force)
     print(f"{options.out} holds {options.checkpoint} as {options.format}, weights in {options.dtype}.")
     if target is not None:
-        address = push(target, options.out, options.checkpoint)
+        address = push(target, out, options.checkpoint)
         print(f"It is at {address}, {'for everybody' if target.public else 'for you alone'}.")

@@ -8,6 +8,7 @@ kohya         PATH            a LoRA as one .safetensors under kohya's names, an
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,8 @@ EXPORT_FILE = "export.json"
 
 def export_checkpoint(
     checkpoint: Path, format_name: str, out: Path, dtype: str, force: bool, root: Path = Path()
-) -> None:
-    """Write the checkpoint to `out` in one of `FORMATS`, weights in `dtype` (fp32, bf16, fp16).
+) -> Path:
+    """Write the checkpoint to `out` in one of `FORMATS`, weights in `dtype` (fp32, bf16, fp16); return where that is.
 
     The model card tells the parameters of the training if the project `root` has a dvc.lock that records it.
     Raises `ModelError` if the format is not for this checkpoint, or if `out` may not be replaced.
@@ -47,6 +48,7 @@ def export_checkpoint(
     reference = read_reference(checkpoint)
     base = find_base(reference.get("base", reference))
     check_format(format_name, checkpoint, base.family)
+    out = Path(os.path.realpath(out))  # what NEW/../PLACE is must not change when NEW is made
     check_place(out, format_name, force)
     card = describe(checkpoint, format_name, dtype, root)
     readme = model_card(card, base, out.name)
@@ -56,11 +58,12 @@ def export_checkpoint(
             _FILE_WRITERS[format_name](temporary, checkpoint, base, DTYPES[dtype], shareable(card))
         with replacing_file(out.with_suffix(".md")) as temporary:
             temporary.write_text(readme, encoding="utf-8")
-        return
+        return out
     with replacing_dir(out) as folder:
         _WRITERS[format_name](folder, checkpoint, base.family, DTYPES[dtype])
         (folder / "README.md").write_text(readme, encoding="utf-8")
         write_json(folder / EXPORT_FILE, card)
+    return out
 
 
 def check_format(format_name: str, checkpoint: Path, family: type[LatentDiffusion]) -> None:
@@ -120,8 +123,7 @@ def check_place(out: Path, format_name: str, force: bool) -> None:
         )
     if not single and out.suffix == ".safetensors":
         raise ModelError(f"--out must be a folder for --format {format_name}, got {out}; name a folder.")
-    card = out.with_suffix(".md")
-    if single and card.exists() and not out.exists():
+    if single and (card := out.with_suffix(".md")).exists() and not out.exists():
         raise ModelError(f"--out must leave {card} for the model card, but that exists; name another file.")
     if not out.exists() or (not single and out.is_dir() and not any(out.iterdir())):
         return
