@@ -101,6 +101,23 @@ def test_captions_that_are_there_are_kept_unless_told(photos: Path, endpoint: En
     assert len(rows) == NUM_PHOTOS + 1
 
 
+@pytest.mark.parametrize("way", ["txt", "csv"])
+def test_a_caption_that_is_a_link_out_of_the_folder_is_none(
+    way: str, photos: Path, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    (tmp_path / "secret.txt").write_text("a secret")
+    (photos / "00.txt").symlink_to(tmp_path / "secret.txt")
+    (photos / "02.caption").symlink_to(tmp_path / "secret.txt")
+    (photos / "04.txt").symlink_to("04.txt")
+    options = ["--model", "any", "--endpoint", endpoint.url, "--write", way]
+    assert main(["caption", "--images", "photos", *options]) == 0
+    assert len(endpoint.asked) == NUM_PHOTOS
+    captions = captions_in(photos)
+    assert captions["00.jpg"].startswith("caption")
+    assert captions["02.jpg"].startswith("caption")
+    assert (tmp_path / "secret.txt").read_text() == "a secret"
+
+
 def test_what_a_model_says_becomes_one_line_of_plain_text(photos: Path, endpoint: Endpoint) -> None:
     endpoint.answer = lambda number: (
         f'\n=HYPERLINK("x")\x00\x1b[31m a\u202e dog,\r\n"{number}"\t' + "long " * 999

@@ -150,15 +150,20 @@ class CaptionTable:
 
 
 def _is_inside(folder: Path, path: Path) -> bool:
-    """Whether an image is a file of the folder, and not a link that leads out of it."""
-    real = (folder / path).resolve()
-    return real.is_file() and real.is_relative_to(folder.resolve())
+    """Whether a path below the folder is a file of it, and not a link that leads out of it."""
+    found = folder / path
+    return found.is_file() and found.resolve().is_relative_to(folder.resolve())
 
 
 def _sidecar(folder: Path, path: Path) -> str:
-    """The caption in an image's own file, or an empty text; one that is not UTF-8 is a caption all the same."""
+    """The caption in an image's own file, or an empty text; one that is not UTF-8 is a caption all the same.
+
+    A link that leads out of the folder is none, as the data stage has it.
+    """
     found = caption_file(folder / path)
-    return found.read_text(encoding="utf-8-sig", errors="replace").strip() if found.is_file() else ""
+    if not _is_inside(folder, found.relative_to(folder)):
+        return ""
+    return found.read_text(encoding="utf-8-sig", errors="replace").strip()
 
 
 def one_line(text: str) -> str:
