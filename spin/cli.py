@@ -17,6 +17,7 @@ from spin.errors import SpinError
 from spin.params.experimental import experimental_help
 from spin.params.schema import Params, load_params
 from spin.runtime.commands import GroupedCommands
+from spin.runtime.failures import failure_of
 from spin.runtime.launch import (
     become_trainjob,
     end_with_launcher,
@@ -72,18 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"spin: {error}", file=sys.stderr)
         return BAD_INPUT
-    except RuntimeError as error:
-        if not lost_another(error):
-            raise
-        print("spin: another process of this stage does not answer any more; this one ends.", file=sys.stderr)
-        return FAILED
     except BrokenPipeError:  # `spin plan | head`: who read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:  # a full disk, a folder that may not be written: the request was right
-        where = f"{error.filename}: " if error.filename else ""
-        said = f"spin: {where}{error.strerror or error}; mend it and run the same command again."
-        print(said, file=sys.stderr)
+    except BaseException as error:  # a full disk, a folder that may not be written: the request was right
+        if lost_another(error):
+            said = "another process of this stage does not answer any more; this one ends."
+        elif failure := failure_of(error):
+            said = f"{failure}; mend it and run the same command again."
+        else:
+            raise
+        print(f"spin: {said}", file=sys.stderr)
         return FAILED
 
 
