@@ -31,7 +31,7 @@ def read_rows(path: Path) -> list[Row]:
         raise DataError(f"a file of prompts must be {', '.join(READERS)}, got {path.name}; convert it.")
     try:
         rows = reader(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = str(error).split("\n")[0]
         raise DataError(
             f"{path} must be a readable {path.suffix[1:]} file in UTF-8, but is not ({reason}); write it again."

@@ -98,7 +98,7 @@ def _read_table(path: Path, prompts: bool) -> pd.DataFrame:
             frame = pd.DataFrame(list(csv_rows(path)), columns=csv_header(path))
         else:
             raise ScoreError(f"a manifest must be .parquet, .csv or .jsonl, got {path.name}; convert it.")
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         raise ScoreError(
             f"{path} must be a readable {path.suffix[1:]} file, but is not ({error}); write it again."
         ) from None

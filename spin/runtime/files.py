@@ -108,7 +108,7 @@ def read_json(path: Path) -> Any:
     checked(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, "JSON", error) from None
     if isinstance(value, dict):
         value.pop(SEAL, None)

@@ -1,5 +1,6 @@
-"""Work in threads that keeps its order."""
+"""Work in threads that keeps its order, or its time."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,3 +23,22 @@ def map_ordered(
                 yield ready, future.result()
         for ready, future in pending:
             yield ready, future.result()
+
+
+def within(seconds: float, function: Callable[[], Result]) -> Result:
+    """What `function` returns or raises; `TimeoutError` if that takes longer. It is then left to end with the process."""
+    done: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError:
+        if done.done():  # its own
+            raise
+        raise TimeoutError(f"it takes longer than {seconds:g} seconds") from None

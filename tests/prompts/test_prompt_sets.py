@@ -184,6 +184,8 @@ def test_prompts_come_out_as_they_went_in(kind: str, tmp_path: Path) -> None:
         ("a.csv", "words\none\n", "it needs a column prompt, caption or text, found words"),
         ("a.json", '{"a": 1}', "a list is expected, got dict"),
         ("a.json", "[1, 2", "must be a readable json file"),
+        ("a.json", "[" * 100_000, "must be a readable json file"),
+        ("a.jsonl", "[" * 100_000, "must be a readable jsonl file"),
         ("a.parquet", "torn", "must be a readable parquet file"),
         ("a.docx", "x", "must be .txt, .csv, .tsv, .parquet, .json, .jsonl, got a.docx"),
     ],

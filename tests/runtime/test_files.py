@@ -55,7 +55,7 @@ def test_a_tree_digest_sees_names_and_bytes(tmp_path: Path) -> None:
     assert len(digests) == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
 @pytest.mark.parametrize("read", [read_json, read_parquet])
 def test_a_file_that_does_not_read_is_one_sentence(
     tmp_path: Path, read: Callable[[Path], object], content: bytes

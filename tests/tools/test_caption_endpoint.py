@@ -1,5 +1,8 @@
 """What `spin caption` sends to a server and takes from it."""
 
+import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,52 @@ def test_a_busy_server_is_asked_again_and_a_dead_one_is_one_sentence(endpoint: E
         ModelError, match=r"--endpoint must answer at http://127\.0\.0\.1:1/v1/chat/completions"
     ):
         served_by(endpoint, "http://127.0.0.1:1/v1")([picture(0)])
+
+
+def test_a_refusal_that_breaks_off_still_says_where_and_what(endpoint: Endpoint) -> None:
+    endpoint.headers["Transfer-Encoding"] = "chunked"  # and no chunk comes
+    for answer, said in (
+        ((403, "for"), "HTTP 403: and what it says of it breaks off"),
+        ("cut", "IncompleteRead"),
+    ):
+        endpoint.answer = lambda number, answer=answer: answer
+        with pytest.raises(ModelError, match=rf"must answer at {endpoint.url}/chat.* \({said}"):
+            served_by(endpoint)([picture(0)])
+    endpoint.answer = lambda number: (400, "filtered")
+    assert served_by(endpoint)([picture(0)]) == [""]
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"HTTP/1.0 200 ", b"HTTP/1.0 200 OK\r\n\r\n{", b"HTTP/1.0 403 No\r\n\r\n"]
+)
+def test_a_server_that_drips_is_given_up(beginning: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr("spin.tools.caption.endpoint.TIMEOUT", 0.5)
+    ended = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(beginning)
+            while not ended.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=drip)
+        server.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        try:
+            with pytest.raises(ModelError, match=rf"{url}.* \(it takes longer than 0\.5 seconds\)"):
+                EndpointCaptioner(url, "some-vlm", None, 99, 1)([picture(0)])
+        finally:
+            ended.set()
+            server.join()
+
+
+def test_an_answer_that_nests_too_deeply_is_one_sentence(endpoint: Endpoint) -> None:
+    endpoint.answer = lambda number: (201, "[" * 100_000)
+    with pytest.raises(ModelError, match=rf"must answer at {endpoint.url}.*maximum recursion depth"):
+        served_by(endpoint)([picture(0)])
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def test_no_code_of_a_model_is_run(
         (("config.json",), "has no config.json"),
         (("processor_config.json", "tokenizer.json", "tokenizer_config.json"), "does not load ("),
         ((), "does not load ("),
+        (('{"model_type": ["blip"]}',), "has no config.json that names a model_type"),
+        (('{"model_type": {}}',), "has no config.json that names a model_type"),
+        (("[" * 100_000,), "has no config.json that names a model_type"),
         (("one weight",), "lacks 1 of its weights, such as"),
     ],
 )
@@ -56,6 +59,8 @@ def test_a_model_that_cannot_load_is_one_sentence(
 ) -> None:
     good = Path(captioner("blip"))
     files: dict[str, bytes | None] = {**dict.fromkeys(without), "pytorch_model.bin": b"a pickle"}
+    if without and without[0][0] in "{[":
+        files = {"config.json": without[0].encode()}
     if not without:
         files["model.safetensors"] = b"torn"
     if without == ("one weight",):

@@ -172,6 +172,7 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_scored(
         ),
         (lambda folder: (folder / "2.txt").write_bytes(b"caf\xe9"), "2.txt must be text in UTF-8"),
         (lambda folder: (folder / "metadata.jsonl").write_text("[1, 2]\n"), "must be a readable jsonl file"),
+        (lambda folder: (folder / "metadata.jsonl").write_text("[" * 99_999), "must be a readable"),
         (
             lambda folder: (folder / "metadata.jsonl").write_text(
                 '{"file_name": "0.png", "text": "a"}\n{"text": "b"}'

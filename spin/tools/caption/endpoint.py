@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from spin.errors import ModelError, ParamsError
-from spin.runtime.threads import map_ordered
+from spin.runtime.threads import map_ordered, within
 from spin.tools.caption.written import one_line
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ KEY = "SPIN_CAPTION_KEY"
 INSTRUCTION = "Describe this image in one sentence, as a caption to train a text-to-image model with. Answer with the caption alone."
 LONGEST_SIDE = 1024
 TIMEOUT = 600.0
-"""Seconds; a large model on a CPU takes minutes."""
+"""Seconds for a whole answer; a large model on a CPU takes minutes."""
 MAX_BYTES = 1 << 20
 WAITS = (1.0, 5.0, 20.0)
 """Seconds before a request is made again that a busy or restarting server turned away."""
@@ -75,26 +76,39 @@ class EndpointCaptioner:
         body = {**self._asked, "messages": [{"role": "user", "content": content}]}
         for wait in (*WAITS, None):
             try:
-                return self._text_of(self._post(json.dumps(body).encode()))
-            except urllib.error.HTTPError as error:
-                said = self._said(error.read(MAX_BYTES).decode("utf-8", "replace"))
-                if error.code in REFUSED_IMAGE:
-                    logger.warning("an image was refused (HTTP %d: %s)", error.code, said)
-                    return ""
-                if error.code not in BUSY or wait is None:
-                    raise self._error(f"HTTP {error.code}: {said}") from None
-                time.sleep(wait)
-            except (OSError, ValueError, HTTPException) as error:  # no server, no HTTP, no JSON
+                refused, answer = within(TIMEOUT, partial(self._post, json.dumps(body).encode()))
+                if refused is None:
+                    return self._text_of(json.loads(answer))
+            except (
+                OSError,
+                ValueError,
+                HTTPException,
+                RecursionError,
+            ) as error:  # no server, no HTTP, no JSON
                 raise self._error(self._said(str(getattr(error, "reason", error)))) from None
+            said = self._said(answer.decode("utf-8", "replace"))
+            if refused in REFUSED_IMAGE:
+                logger.warning("an image was refused (HTTP %d: %s)", refused, said)
+                return ""
+            if refused not in BUSY or wait is None:
+                raise self._error(f"HTTP {refused}: {said}")
+            time.sleep(wait)
         raise AssertionError("the last try returns or raises")
 
-    def _post(self, body: bytes) -> Any:
+    def _post(self, body: bytes) -> tuple[int | None, bytes]:
+        """The answer's bytes, after the status of one that refuses."""
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self._url, body, headers)
-        with self._opener.open(request, timeout=TIMEOUT) as response:
-            return json.loads(response.read(MAX_BYTES))
+        try:
+            with self._opener.open(request, timeout=TIMEOUT) as response:
+                return None, response.read(MAX_BYTES)
+        except urllib.error.HTTPError as error:
+            try:
+                return error.code, error.read(MAX_BYTES)
+            except (OSError, HTTPException):
+                return error.code, b"and what it says of it breaks off"
 
     def _text_of(self, reply: Any) -> str:
         try:

@@ -69,7 +69,9 @@ def _model_type(source: str, folder: Path) -> str:
     """What the folder's config calls the model; raises `ModelError` for what is not here or not known."""
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if not isinstance(kind, str):
+            raise TypeError("a model_type must be text")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ModelError(
             f"--model must be a captioning model's folder or hub id, but {source} has no config.json that names a "
             "model_type; check the path."
@@ -83,7 +85,7 @@ def _model_type(source: str, folder: Path) -> str:
         raise ModelError(
             f"--model must have its weights as .safetensors, but {source} has none; choose one that has."
         )
-    return str(kind)
+    return kind
 
 
 def _load(source: str, folder: Path) -> tuple[Any, Any]:
