@@ -27,6 +27,7 @@ from spin.models.families import FAMILIES
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import fuse_adapter, has_adapter, write_adapter
 from spin.models.reading import read_folder, read_network, read_single_file
+from spin.models.reference import check_reference
 from spin.params.model import BaseParams, UnetParams
 from spin.params.sampling import SamplerParams
 from spin.runtime.devices import DTYPES
@@ -171,14 +172,13 @@ def _denoiser_folder(checkpoint: Path, reference: Mapping[str, Any], base: Base)
 
 
 def read_reference(checkpoint: Path) -> Mapping[str, Any]:
-    """What model.json says; raises `ModelError` if it is missing."""
+    """What model.json says; raises `ModelError` if it is missing or says something else."""
     path = checkpoint / MODEL_FILE
     if not path.is_file():
         raise ModelError(
             f"{checkpoint} must be a checkpoint, but it has no {MODEL_FILE}; run the stage that makes it."
         )
-    reference: dict[str, Any] = read_json(path)
-    return reference
+    return check_reference(path, read_json(path))
 
 
 def weights_digest(checkpoint: Path) -> str:

@@ -1,6 +1,7 @@
 """What is made before the first iteration: the data set, the base's reference, cached latents, prompt sets."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from spin import paths
 from spin.errors import ParamsError
 from spin.params.schema import Params
 from spin.runtime.devices import default_device
-from spin.runtime.files import read_json, replacing_dir, write_json, write_parquet
+from spin.runtime.files import replacing_dir, write_json, write_parquet
 from spin.runtime.meter import keeping
 from spin.runtime.shards import link_tree
 from spin.runtime.sums import is_whole
@@ -45,7 +46,7 @@ def run_base(params: Params) -> None:
         write_json(out / "model.json", reference)
 
 
-def _check_sizes(params: Params, reference: dict[str, Any]) -> None:
+def _check_sizes(params: Params, reference: Mapping[str, Any]) -> None:
     """Raise `ParamsError` for images of a size that the base cannot draw; the UNets take any."""
     from spin.data.images import sizes_of
     from spin.models.bases import find_base
@@ -84,10 +85,10 @@ def run_released(params: Params, name: str) -> None:
 def run_cache(params: Params) -> None:
     """Encode the data set's images and captions with the base."""
     from spin.data.cache import write_cache
-    from spin.models.checkpoint import load_model
+    from spin.models.checkpoint import load_model, read_reference
 
     base = paths.CHECKPOINTS / "base"
-    reference = read_json(base / "model.json")
+    reference = read_reference(base)
     _check_sizes(params, reference)
     diffusion = load_model(base)
     for network in diffusion.encoders():

@@ -10,6 +10,8 @@ from spin.runtime.files import write_json
 from spin.toy.world import degrade, render, split_scenes, to_uint8
 from tests.evaluation.fake_scores import LEVEL, protocol, score_frame, write_scores
 
+WEIGHTS = {"unet": "0"}
+BASE = {"source": "embedded", "revision": None, "family": "stable-diffusion", "weights": WEIGHTS}
 CURVE_SEEDS = {"sft": 1, "dpo": 2, "iter1": 3, "iter2": 4, "iter3": 5}
 
 
@@ -54,7 +56,8 @@ def write_outputs(outputs: Path, num_prompts: int = 64) -> None:
         write_scores(outputs / "scores" / "test" / model, frame)
         write_samples(outputs / "samples" / "test" / model, frame)
         write_json(
-            outputs / "checkpoints" / model / "model.json", {"unet_sha256": f"{sum(map(ord, model)):064x}"}
+            outputs / "checkpoints" / model / "model.json",
+            {"name": model, "base": BASE, "unet_sha256": f"{sum(map(ord, model)):064x}"},
         )
     (outputs / "curves").mkdir()
     for stage in CURVE_SEEDS:

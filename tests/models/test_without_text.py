@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spin.models.checkpoint import load_model, weights_digest
+from spin.models.checkpoint import load_model, reference_of, weights_digest
 from spin.models.digests import DENOISER, recorded_digest
 from spin.runtime.files import write_json
 from spin.training.networks import load_networks
@@ -42,5 +42,6 @@ def test_training_holds_no_text_encoder(others: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_that_calls_its_denoiser_unet_is_still_read(tiny_base: Path, tmp_path: Path) -> None:
     assert recorded_digest({"unet_sha256": "old"}) == "old"
     assert recorded_digest({"unet_sha256": "old", DENOISER: "new"}) == "new"
-    write_json(tmp_path / "model.json", {"base": {}, "unet_sha256": "old"})
+    old = {"name": "iter1", "base": reference_of(base_params(tiny_base)), "unet_sha256": "old"}
+    write_json(tmp_path / "model.json", old)
     assert weights_digest(tmp_path) == "old"
