@@ -14,6 +14,7 @@ What torchrun itself reads from the environment (PET_NNODES and so on, as a Trai
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from spin.errors import ParamsError
 from spin.runtime import slurm
 
 SECONDS_BETWEEN_LOOKS = 0.5
+_ENDPOINT = re.compile(r"(?:\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+):([0-9]{1,5})")
 _DEVICES = ("nvidia[0-9]*", "kfd", "dxg")
 """Files below /dev that a machine with GPUs has: looking for them saves the seconds that PyTorch takes to load."""
 
@@ -47,6 +49,8 @@ def processes_wanted() -> tuple[int, int]:
         raise ParamsError(
             f"SPIN_RDZV_ENDPOINT must be host:port of one of the {nodes} machines, and is not set; set it on all of them."
         )
+    if nodes > 1 and (endpoint := os.environ.get("SPIN_RDZV_ENDPOINT")):
+        _check_endpoint(endpoint)
     asked, gpus = _number("SPIN_NPROC"), _visible_gpus()
     if asked and gpus and asked > gpus:
         raise ParamsError(
@@ -71,9 +75,16 @@ def _number(name: str) -> int | None:
         name.startswith("PET_") and not given.isdecimal()
     ):  # torchrun's `gpu`, `auto`, `1:4`
         return None
-    if not given.isdecimal() or int(given) < 1:
-        raise ParamsError(f"{name} must be a whole number above 0, got '{given}'; correct or unset it.")
-    return int(given)
+    return slurm.counted(name, given)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    matched = _ENDPOINT.fullmatch(endpoint)
+    if matched is None or not 0 < int(matched[1]) < 1 << 16:
+        raise ParamsError(
+            f"SPIN_RDZV_ENDPOINT must be host:port with a port from 1 to 65535, such as node1:29500 or [::1]:29500, got "
+            f"'{endpoint}'; correct it."
+        )
 
 
 def has_gpus() -> bool:

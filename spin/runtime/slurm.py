@@ -13,15 +13,21 @@ from typing import NoReturn
 from spin.errors import ParamsError
 
 _FIRST_PORT, _PORTS = 20_000, 10_000
+_DIGITS = 12
+"""Of a count or the number of a job, at most."""
 
 
 def machines_of_job() -> int | None:
-    """How many machines the stage may use, None outside a job; raises `ParamsError` in one of several tasks on a machine."""
+    """How many machines the stage may use, None outside a job.
+
+    Raises `ParamsError` in one of several tasks on a machine, and for what is no number.
+    """
     if "SLURM_JOB_ID" not in os.environ:
         return None
+    _given("SLURM_JOB_ID")
     if not _is_in_step():
-        return int(os.environ.get("SLURM_NNODES", 1))
-    machines, tasks = (int(os.environ.get(f"SLURM_STEP_NUM_{each}", 1)) for each in ("NODES", "TASKS"))
+        return _given("SLURM_NNODES")
+    machines, tasks = (_given(f"SLURM_STEP_NUM_{each}") for each in ("NODES", "TASKS"))
     if tasks > machines:
         raise ParamsError(
             f"srun must start one task on each machine, got {tasks} on {machines}; use --ntasks-per-node=1: "
@@ -54,7 +60,7 @@ def become_srun(arguments: Sequence[str], machines: int) -> NoReturn:
 def meeting_point() -> str | None:
     """host:port on the first machine of the step, None outside one; jobs that share a machine have ports of their own.
 
-    Raises `ParamsError` where Slurm does not say which that is.
+    Raises `ParamsError` where Slurm does not say which that is, or of which job it is.
     """
     names = os.environ.get("SLURM_STEP_NODELIST")
     if names is None or not _is_in_step():
@@ -67,8 +73,19 @@ def meeting_point() -> str | None:
             f"scontrol must name the machines of {names}, and does not ({error}); set SPIN_RDZV_ENDPOINT to host:port of "
             "one of them."
         ) from None
-    return f"{machines[0]}:{_FIRST_PORT + int(os.environ['SLURM_JOB_ID']) % _PORTS}"
+    return f"{machines[0]}:{_FIRST_PORT + _given('SLURM_JOB_ID') % _PORTS}"
 
 
 def _is_in_step() -> bool:
     return "SLURM_STEP_ID" in os.environ
+
+
+def counted(name: str, given: str) -> int:
+    """The number that an environment variable gives; raises `ParamsError` if it gives none."""
+    if not given.isdecimal() or len(given) > _DIGITS or int(given) < 1:
+        raise ParamsError(f"{name} must be a whole number above 0, got '{given[:50]}'; correct or unset it.")
+    return int(given)
+
+
+def _given(name: str) -> int:
+    return counted(name, os.environ.get(name, "1"))

@@ -133,6 +133,14 @@ def test_bad_input_that_only_the_processes_can_know_keeps_its_sentence_and_its_c
         ({"SPIN_NPROC": "0"}, "SPIN_NPROC must be a whole number above 0, got '0'"),
         ({"SPIN_NPROC": "\u00b2"}, "SPIN_NPROC must be a whole number above 0, got"),
         ({"SPIN_NPROC": "two"}, "SPIN_NPROC must be a whole number above 0, got 'two'"),
+        ({"SPIN_NPROC": "9" * 5000}, f"SPIN_NPROC must be a whole number above 0, got '{'9' * 50}'"),
+        *(
+            (
+                {"SPIN_NNODES": "2", "SPIN_RDZV_ENDPOINT": each},
+                "must be host:port with a port from 1 to 65535",
+            )
+            for each in ("node1", "node1:", ":29500", "node1:0", "node1:65536", "a b:1", "::1:29500", "a:1\n")
+        ),
         ({"SPIN_NNODES": "2"}, "SPIN_RDZV_ENDPOINT must be host:port of one of the 2 machines"),
     ],
 )
@@ -145,6 +153,15 @@ def test_numbers_that_are_none_are_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(ParamsError, match=said):
         launch.processes_wanted()
+
+
+@pytest.mark.parametrize("endpoint", ["node1:29500", "node-1.my_site:1", "10.0.0.1:65535", "[::1]:29500"])
+def test_a_meeting_point_is_a_host_and_a_port(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    for name in PLACES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPIN_NNODES", "2")
+    monkeypatch.setenv("SPIN_RDZV_ENDPOINT", endpoint)
+    assert launch.processes_wanted()[1] == 2
 
 
 def test_the_machine_says_how_many_and_what_a_trainjob_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,16 @@ def test_what_cannot_work_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     within(monkeypatch, STEP | {"SLURM_STEP_NUM_TASKS": "16"})
     with pytest.raises(ParamsError, match="srun must start one task on each machine, got 16 on 2"):
         launch.processes_wanted()
+    for name, job in (("NNODES", JOB), ("STEP_NUM_NODES", STEP), ("STEP_NUM_TASKS", STEP), ("JOB_ID", JOB)):
+        for given in ("abc", "", "9" * 5000):
+            within(monkeypatch, {**job, f"SLURM_{name}": given})
+            with pytest.raises(ParamsError, match=f"SLURM_{name} must be a whole number above 0, got "):
+                launch.processes_wanted()
+    program(tmp_path / "scontrols", "scontrol", SCONTROL)
+    path = f"{tmp_path / 'scontrols'}:{os.environ['PATH']}"
+    within(monkeypatch, STEP | {"PATH": path, "SLURM_JOB_ID": "a"})
+    with pytest.raises(ParamsError, match="SLURM_JOB_ID must be a whole number above 0, got 'a'"):
+        slurm.meeting_point()
     within(monkeypatch, JOB | {"PATH": str(tmp_path)})
     with pytest.raises(ParamsError, match="srun must be there to reach the 2 machines"):
         slurm.become_srun(["train"], 2)
