@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not is_first_process():
         os.environ["SPIN_TRACKING"] = "off"
     end_with_launcher()
+    # Of images that are large and not too large, which `spin.runtime.images` refuses.
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:

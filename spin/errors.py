@@ -14,9 +14,22 @@ SpinError                the base: its message is one sentence with the expected
 The command line prints the message and exits with code 2; anything else that escapes is a bug of ours.
 """
 
+import unicodedata
+
 
 class SpinError(Exception):
-    """Something the user can mend; the message says what was expected, what came and what to do."""
+    """Something the user can mend; the message says what was expected, what came and what to do.
+
+    It is one line: line breaks and control signs of what came are shown as `\\n`, `\\x1b`.
+    """
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        return said if said.isprintable() else "".join(map(_shown, said))
+
+
+def _shown(sign: str) -> str:
+    return repr(sign)[1:-1] if unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") else sign
 
 
 class ParamsError(SpinError):

@@ -1,5 +1,6 @@
 """The sizes that images are brought to where they need not be square: about one area, many aspect ratios."""
 
+import math
 from typing import Annotated
 
 from pydantic import Field
@@ -22,13 +23,14 @@ class AspectBuckets(Section):
     """What all sides are a multiple of, itself a multiple of 8. 64 for Stable Diffusion 1.x and 2.x, whose autoencoder
     halves an image thrice and whose UNet halves the latents thrice more, and for SDXL, which was trained so; smaller
     gives more sizes, and crops less, where the denoiser can take them."""
-    max_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    max_ratio: Annotated[float, Field(ge=1, le=100)]
     """Of the longer side to the shorter one, at most; SDXL's is 4. What is longer is cropped to the longest bucket."""
 
     def sizes(self, resolution: int) -> list[Size]:
         """All multiples of `step` of nearly the area of the square and of ratios up to `max_ratio`, by width."""
         area, step = resolution**2, self.step
-        widths = range(step, area // step + 1, step)
+        longest = min(area // step, math.isqrt(int(area * self.max_ratio) + 1))
+        widths = range(step, longest + 1, step)
         return [
             (width, height)
             for width in widths

@@ -7,6 +7,9 @@ from pydantic import Field, field_validator
 from spin.params.buckets import AspectBuckets
 from spin.params.section import NonNegativeInt, PositiveInt, Probability, Section, Text
 
+LONGEST_TRIGGER = 200
+"""Signs: no text encoder reads more than some of these words."""
+
 
 class ToyData(Section):
     """Scenes rendered by the embedded world, with winners as imperfect as Pick-a-Pic's."""
@@ -58,10 +61,15 @@ class FolderData(ImageData):
     @field_validator("trigger")
     @classmethod
     def _trigger_is_words(cls, trigger: str | None) -> str | None:
-        if trigger is not None and (trigger != " ".join(trigger.split()).strip(" ,") or not trigger):
+        if trigger is None:
+            return None
+        if not (0 < len(trigger) <= LONGEST_TRIGGER and trigger.isprintable()) or (
+            trigger != " ".join(trigger.split()).strip(" ,")
+        ):
+            shown = repr(trigger[:50]) + ("..." if len(trigger) > 50 else "")
             raise ValueError(
-                f"data.trigger must be null or words on one line with single blanks and no comma at an end, got {trigger!r}; "
-                "correct it"
+                "data.trigger must be null or words on one line with single blanks and no comma at an end, of at most "
+                f"{LONGEST_TRIGGER} printable signs, got {shown}; correct it"
             )
         return trigger
 

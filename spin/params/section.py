@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+MAX_RESOLUTION = 16_384
+"""Pixels of a side: beyond what any base draws, and what sizes of other shapes can still be counted for."""
+Resolution = Annotated[int, Field(gt=0, le=MAX_RESOLUTION)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]

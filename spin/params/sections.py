@@ -11,7 +11,7 @@ from spin.params.evaluation import EvaluateParams, PromptSetParams, ScorerParams
 from spin.params.model import BaseParams, UnetParams
 from spin.params.objective import ObjectiveParams
 from spin.params.sampling import OpponentParams
-from spin.params.section import Name, PositiveInt, Section
+from spin.params.section import Name, Resolution, Section
 from spin.params.training import BaselineParams, DpoParams, IterationParams, SftParams, TrainingParams
 
 
@@ -20,7 +20,7 @@ class ParamSections(Section):
 
     seed: int
     """Of the method: data order, noise, opponents. Another seed is another run of the same experiment."""
-    resolution: PositiveInt
+    resolution: Resolution
     """Side of the square training and sampled images, in pixels."""
     base: BaseParams
     data: DataParams

@@ -39,8 +39,8 @@ class LoraParams(Section):
 class TagParams(Section):
     """*Experimental*: captions that are tags with commas between, told in another order and with some left out."""
 
-    variants: PositiveInt
-    """Arrangements of each caption; its text embeddings are cached so many times, and an update draws one."""
+    variants: Annotated[int, Field(gt=0, le=1000)]
+    """Arrangements of each caption, 1000 at most; its text embeddings are cached so many times, and an update draws one."""
     keep: NonNegativeInt
     """The first tags, which stay where they are: a word to teach, or what the image is of."""
     dropout: Annotated[float, Field(ge=0, lt=1)]

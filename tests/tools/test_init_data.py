@@ -1,6 +1,7 @@
 """`spin init` on images that cannot be used, and on few of them: what it says, refuses and writes."""
 
 import csv
+import warnings
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_too_few_usable_images_are_refused_with_what_would_keep_more(
     assert main([*command, "--small-images", "enlarge", "--force"]) == 0
     assert load_params().data.small_images == "upscale"  # type: ignore[union-attr]
     assert "smaller than" not in capsys.readouterr().out
+
+
+def test_a_large_image_that_is_not_too_large_is_used_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = photos([64] * 20)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 64 * 73 - 1)
+    with warnings.catch_warnings(record=True) as told:
+        assert main(command) == 0
+    assert not [each for each in told if "pixels" in str(each.message)]
 
 
 def test_dropped_files_are_named_the_first_on_the_terminal_and_all_in_a_file(
