@@ -18,6 +18,7 @@ from spin.models.families import (
 from spin.models.find import Found, find_denoiser, find_pipeline, find_single_file, read_config
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.variants import variant_of
+from spin.models.whole import check_whole, weights_read
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def find_base(given: Mapping[str, Any]) -> Base:
     # Where it is: a folder, the hub, or a single file with the configs it needs.
     source, revision, config = given["source"], given["revision"], given.get("config")
     file = find_single_file(source, None if config else revision)
+    if file is not None:
+        check_whole([file])
     if file is None:
         found = find_pipeline("base", source, revision)
         _check_weights(found.folder, source)
@@ -148,11 +151,12 @@ def find_overlay(key: str, given: Mapping[str, Any], base: Base) -> Found:
     part = base.family.denoiser_folder
     found = find_denoiser(key, given["source"], given["revision"], part)
     check_denoiser(base.family, found.folder, given["source"], base.denoiser_config())
-    variant_of(found.folder, part, f"{key}.source {given['source']}")
+    variant = variant_of(found.folder, part, f"{key}.source {given['source']}")
+    check_whole(weights_read(found.folder, variant))
     return found
 
 
 def _check_weights(folder: Path, source: str) -> None:
     family = family_of(folder, source)
     for part in parts_present(family, folder, source):
-        variant_of(folder / part, part, source)
+        check_whole(weights_read(folder / part, variant_of(folder / part, part, source)))

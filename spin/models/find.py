@@ -148,7 +148,7 @@ def _without_revision(key: str, path: Path, revision: str | None) -> Path:
 
 
 def _check_hub_id(key: str, source: str, expected: str) -> None:
-    if not is_hub_id(source):
+    if not is_hub_id(source) or Path(source).exists():
         raise ModelError(
             f"{_source_key(key)} must be {expected} owner/name, but there is no folder {source}; correct the path."
         )

@@ -30,6 +30,7 @@ class _Base(_Repository):
     family: str
     weights: dict[str, str]
     prediction_type: str = _ABSENT
+    configs_sha256: str = _ABSENT
     config: str | None = None
     unet: _Repository | None = None
 

@@ -236,6 +236,16 @@ def test_init_knows_numbered_folders_and_says_so(
     data = load_params().data
     assert isinstance(data, FolderData)
     assert not data.repeats, "a year is no number of repeats"
+    told = capsys.readouterr().out
+    assert (
+        "folders are not read as kohya's (data.repeats is false): a numbered folder must begin with 1 to"
+        in told
+    )
+    assert "got 2024_summer\n" in told
+    (folder / "album").mkdir()
+    (folder / "album" / "y.jpg").write_bytes(jpeg(51))
+    assert main(init) == 0
+    assert "kohya" not in capsys.readouterr().out, "other folders are no such layout"
 
 
 def test_a_repeated_row_keeps_its_shape() -> None:

@@ -69,7 +69,7 @@ def test_a_single_file_of_another_family_or_width_is_refused(
     with pytest.raises(ModelError, match="got none of the known families"):
         reference_of(base_params(tmp_path / "other.safetensors", config=str(others / "sd")))
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    with pytest.raises(ModelError, match=r"must be safetensors, but it cannot be read"):
+    with pytest.raises(ModelError, match=r"must be whole safetensors, but its size is not"):
         reference_of(base_params(tmp_path / "torn.safetensors", config=str(others / "sd")))
 
 

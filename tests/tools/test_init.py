@@ -133,7 +133,12 @@ def test_only_the_first_images_of_a_large_source_are_decoded(
         (["--images", "few"], "few must hold images of at least 3 different captions"),
         (["--images", "./nowhere"], "but there is none at ./nowhere"),
         (["--images", "bare", "--profile", "sd9"], "--profile must be one of paper, sd15"),
-        (["--images", "bare", "--resolution", "30"], "--resolution must be a positive multiple of 8, got 30"),
+        (
+            ["--images", "bare", "--resolution", "30"],
+            "must be a positive multiple of 8, at most 16384, got 30",
+        ),
+        (["--images", "bare", "--resolution", "16392"], "a positive multiple of 8, at most 16384, got 16392"),
+        (["--images", ""], "--images must name something, got an empty text"),
         (["--images", "odd.parquet"], "odd.parquet must have a column of captions"),
     ],
 )
@@ -157,6 +162,14 @@ def test_the_parameter_file_of_a_fresh_clone_is_nobodys_work(inside: Path) -> No
     Path("params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     assert main(["init", "--images", "photos", "--profile", "toy"]) == 0
     assert load_params().data.kind == "folder"
+
+
+def test_a_folder_whose_name_has_a_line_break_is_read(inside: Path) -> None:
+    write_mixed_folder(inside / "two\nlines")
+    assert main(["init", "--images", "two\nlines", "--profile", "toy"]) == 0
+    data = load_params().data
+    assert data.kind == "folder"
+    assert data.path == "two\nlines"
 
 
 def test_a_parameter_file_is_replaced_only_by_force(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:

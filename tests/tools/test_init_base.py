@@ -1,5 +1,6 @@
 """`spin init --base`: a single file finds its configuration, by name or by its keys, and what cannot be a base is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from spin.stages import preflight
 from spin.stages.data import run_base
 from spin.tools.export.single_file import single_file_tensors
 from tests.data.images import jpeg
-from tests.models.bases import base_params, record_base
+from tests.models.bases import WEIGHTS, base_params, record_base
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = ["init", "--images", "photos", "--profile", "toy", "--base"]
@@ -86,13 +87,52 @@ def test_the_keys_of_a_single_file_tell_its_configuration(
     assert f"by its keys its configuration is that of {config}" in capsys.readouterr().out
 
 
+def test_a_folder_whose_weights_are_torn_is_refused_where_it_is_found(
+    tiny_base: Path, inside: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_base, "mine")
+    assert main([*COMMAND, "mine"]) == 0
+    torn = Path("mine/vae") / WEIGHTS
+    whole = torn.read_bytes()
+    for damaged in (whole[:1000], whole[:-1], whole + b"0", b"", b"\xff" * 16):
+        torn.write_bytes(damaged)
+        capsys.readouterr()
+        assert main([*COMMAND, "mine", "--force"]) == 2
+        assert main(["base"]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert (
+            said
+            == [
+                f"spin: {torn} must be whole safetensors, but its size is not what its beginning says; "
+                "fetch or copy it again."
+            ]
+            * 2
+        )
+    assert not Path("outputs/checkpoints").exists()
+    torn.write_bytes(whole)
+    (torn.parent / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not read")
+    assert main([*COMMAND, "mine", "--force"]) == 0
+
+
 @pytest.mark.parametrize(
     ("base", "said"),
     [
         (["gone.safetensors"], "there is no file gone.safetensors; correct the path"),
         (["other.safetensors"], "are not those of one; name the folder or hub id whose configuration it has"),
         (["narrow.safetensors"], "are not those of one; name the folder or hub id whose configuration"),
-        (["torn.safetensors"], "torn.safetensors must be safetensors, but it cannot be read"),
+        (["torn.safetensors"], "torn.safetensors must be whole safetensors, but its size is not what"),
+        (["torn.safetensors", "--config", "embedded"], "torn.safetensors must be whole safetensors"),
+        (["torn.safetensors", "--config", "owner/model"], "torn.safetensors must be whole safetensors"),
+        (["gone.safetensors", "--config", "owner/model"], "there is no file gone.safetensors"),
+        (["narrow.safetensors", "--config", "embedded"], "must have the cross_attention_dim"),
+        (
+            ["photos/00.jpg"],
+            "--base must be 'embedded', a folder in diffusers layout, a .safetensors file or",
+        ),
+        (
+            ["narrow.safetensors", "--config", "photos/00.jpg"],
+            "--config must be a folder in diffusers layout",
+        ),
         (["narrow.safetensors", "--config", "nowhere"], "--config must be a folder in diffusers layout or a"),
         (["narrow.safetensors", "--config", "photos"], "photos must be a model in diffusers layout, but it"),
         (["embedded", "--config", "photos"], "--config must go with a --base that is one .safetensors"),

@@ -11,6 +11,7 @@ from spin.errors import ParamsError
 from spin.params.buckets import AspectBuckets
 from spin.params.data import ImageData
 from spin.params.schema import Params, load_params
+from spin.params.section import MAX_RESOLUTION
 from spin.runtime.files import replacing_file
 from spin.tools.init.base import ChosenBase, choose_base
 from spin.tools.init.profile import for_own_images, is_a_profile, profile_path, with_section, with_value
@@ -80,8 +81,10 @@ def run_init(options: argparse.Namespace) -> None:
     resolution = options.resolution
     if resolution is None:
         resolution = quick_resolution(params["resolution"]) if options.quick else params["resolution"]
-    if resolution <= 0 or resolution % 8:
-        raise ParamsError(f"--resolution must be a positive multiple of 8, got {resolution}; choose one.")
+    if resolution % 8 or not 0 < resolution <= MAX_RESOLUTION:
+        raise ParamsError(
+            f"--resolution must be a positive multiple of 8, at most {MAX_RESOLUTION}, got {resolution}; choose one."
+        )
     base = None if options.base is None else choose_base(_from_here(options.base), options.config)
 
     from spin.tools.init.enough import FEWEST_IMAGES, check_enough
@@ -111,6 +114,9 @@ def run_init(options: argparse.Namespace) -> None:
 
 def _checked(options: argparse.Namespace) -> Path:
     """Refuse options that cannot be, before any work; return the profile's file."""
+    for name in ("images", "base", "config"):
+        if getattr(options, name) == "":
+            raise ParamsError(f"--{name} must name something, got an empty text; correct it.")
     if options.out.exists() and not options.force and not is_a_profile(options.out):
         raise ParamsError(
             f"{options.out} must not exist yet, but it does; add --force to replace it, or --out FILE."

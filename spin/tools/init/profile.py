@@ -86,5 +86,8 @@ def _replaced(pattern: str, replacement: str, text: str) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML on one line: null, true, 3, 'a: b'."""
-    return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).split("\n")[0]
+    """A value as YAML on one line: null, true, 3, 'a: b', "two\\nlines"."""
+    style = '"' if isinstance(value, str) and not value.isprintable() else None
+    options: dict[str, Any] = {"default_flow_style": True, "default_style": style, "allow_unicode": True}
+    written: str = yaml.safe_dump(value, width=10**6, **options)
+    return written.split("\n")[0]

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from spin.data.folder import caption_file
+from spin.data.folder import caption_file, images_below, repeats_in
+from spin.errors import DataError
 from spin.params.schema import Params
 from spin.runtime.launch import has_gpus
 from spin.tools.init.enough import warnings
@@ -40,6 +41,8 @@ def told(survey: Survey, params: Params, listed: Path | None) -> list[str]:
         lines.append(f"not used: {', '.join(names[:NAMED])}{more}; {listed} has all")
     if getattr(data, "repeats", False):
         lines.append("folders are numbered as kohya's: 10_NAME is shown ten times an epoch (data.repeats)")
+    elif data.kind == "folder" and (why := misnumbered(Path(data.path))):
+        lines.append(f"folders are not read as kohya's (data.repeats is false): {why}")
     if not data.num_test:
         lines.append(
             "with so few captions none is held out: evaluation draws what was trained on, and says nothing of other prompts"
@@ -54,3 +57,15 @@ def told(survey: Survey, params: Params, listed: Path | None) -> list[str]:
         params.prompt_sets[name].prompts == "test" for name in params.evaluate.prompt_sets
     )
     return [*lines, *warnings(card, survey.look, params.resolution, data.num_test if own else None)]
+
+
+def misnumbered(folder: Path) -> str | None:
+    """Which folder has a number out of range, of one laid out as kohya's scripts want it but for that; else None."""
+    found = None
+    for image in images_below(folder):
+        try:
+            if repeats_in(str(image)) is None:
+                return None
+        except DataError as error:
+            found = found or str(error).partition(";")[0]
+    return found
