@@ -205,37 +205,19 @@ def test_another_encoder_makes_every_shard_stale(inside: Path, tiny_base: Path, 
     assert "unet" not in first, "the denoiser encodes nothing"
 
 
-def test_another_single_file_is_encoded_again(inside: Path, tmp_path: Path, encoded: list[int]) -> None:
-    """A single file is one part, with the VAE inside."""
+def test_what_encodes_is_in_the_keys_of_the_shards(inside: Path, tmp_path: Path) -> None:
+    """A single file is one part, with the VAE inside; an SDXL base's model_index.json says whether its empty prompt is zeros."""
     model = load_model(Path("outputs/checkpoints/base"))
 
-    def encode(digest: str) -> int:
-        encoded.clear()
-        reference = {"weights": {"file": digest}}
+    def keys(part: str, configs: str, **weights: str) -> set[str]:
+        reference = {"weights": weights, "configs_sha256": configs}
         write_cache(Path("outputs/data"), tmp_path / "out", tmp_path / "store", model, reference, 8)
-        return sum(encoded)
+        return set(read_json(tmp_path / "out" / "cache.json")[part])
 
-    assert encode("one") == 24
-    assert encode("one") == 0
-    assert encode("another") == 24
-
-
-def test_another_configuration_encodes_the_captions_again_and_no_image(
-    inside: Path, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An SDXL base says in model_index.json whether its empty prompt is zeros."""
-    model, told = load_model(Path("outputs/checkpoints/base")), list[int]()
-    encode_prompts = model.encode_prompts
-    monkeypatch.setattr(
-        type(model), "encode_prompts", lambda _, texts: told.append(len(texts)) or encode_prompts(texts)
-    )
-    for digest, captions in (("one", True), ("one", False), ("another", True)):
-        encoded.clear()
-        told.clear()
-        reference = {"weights": {"vae": "v", "text_encoder": "t"}, "configs_sha256": digest}
-        write_cache(Path("outputs/data"), tmp_path / "out", tmp_path / "store", model, reference, 8)
-        assert bool(told) is captions
-    assert not encoded
+    assert not keys("latents", "c", file="one") & keys("latents", "c", file="another")
+    parts = {"vae": "v", "text_encoder": "t"}
+    assert not keys("captions", "c", **parts) & keys("captions", "other", **parts)
+    assert keys("latents", "c", **parts) == keys("latents", "other", **parts)
 
 
 def test_a_name_that_is_not_there_is_refused(inside: Path) -> None:

@@ -13,15 +13,13 @@ import torch
 import spin.training.examples
 from spin.cli import main
 from spin.data.cache import Cache
-from spin.data.captions import with_trigger
 from spin.data.manifest import MANIFEST_SCHEMA, read_manifest, read_prompts
 from spin.data.tags import arrangements
-from spin.errors import DataError, ParamsError
+from spin.errors import DataError
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.params.data import FolderData
 from spin.params.schema import Params, load_params
 from spin.params.training import TagParams
-from spin.runtime.files import read_json
 from spin.runtime.sums import write_sums
 from spin.stages.data import run_base, run_cache, run_data
 from spin.stages.sample import run_opponents
@@ -58,37 +56,6 @@ def test_a_number_that_is_no_count_is_one_sentence(tmp_path: Path) -> None:
         (folder / name / "x.jpg").write_bytes(jpeg(50))
         with pytest.raises(DataError, match=f"must begin with 1 to 999, how often .* got {name}; rename it"):
             bring(folder, tmp_path / f"out-{name}", repeats=True)
-
-
-@pytest.mark.parametrize(
-    ("caption", "expected"),
-    [
-        ("on a hill", "sks dog, on a hill"),
-        ("a sks dog, on a hill", "a sks dog, on a hill"),
-        ("sks dog", "sks dog"),
-        ("sks dogs", "sks dog, sks dogs"),
-    ],
-)
-def test_a_trigger_goes_before_every_caption_that_has_it_not(caption: str, expected: str) -> None:
-    assert with_trigger(caption, "sks dog") == expected
-    assert with_trigger(caption, None) == caption
-
-
-def test_held_out_captions_have_the_trigger_too(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    manifest = bring(write_numbered(tmp_path / "images"), out, 2, 2, repeats=True, trigger="sks dog")
-    assert read_json(out / "card.json")["trigger"] == "sks dog"
-    texts = [*manifest["caption"], *read_prompts(out, "val")["prompt"], *read_prompts(out, "test")["prompt"]]
-    assert all(text.startswith("sks dog") for text in texts)
-
-
-@pytest.mark.parametrize("trigger", ["", " sks", "sks,", "a\nb", "a  b"])
-def test_a_trigger_is_words(trigger: str, tmp_path: Path, tiny_base: Path) -> None:
-    raw = miniature_params(tiny_base)
-    raw["data"] = folder_data() | {"trigger": trigger}
-    write_params(tmp_path, raw)
-    with pytest.raises(ParamsError, match=r"data\.trigger must be null or words on one line"):
-        load_params(tmp_path / "params.yaml")
 
 
 def folder_data() -> dict[str, Any]:
