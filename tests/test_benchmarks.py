@@ -67,7 +67,7 @@ def test_every_contestant_is_measured_without_orchestration(tmp_path: Path, tiny
     images, _, stage, pipeline, _ = result["parts"]["drawing"]
     assert images["tflop_each"] < stage["tflop_each"], "posteriors are made of the images"
     assert images["tflop_each"] < pipeline["tflop_each"], "the pipeline encodes the captions"
-    assert [row["processes"] for row in result["parts"]["processes"]] == [2, 1, 2]
+    assert [row["processes"] for row in result["parts"]["processes"]] == [2, 1, 2, 2]
 
 
 class Scripted(Turns):

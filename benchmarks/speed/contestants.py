@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from benchmarks.speed.subjects import APART
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -41,6 +43,12 @@ CONTESTANTS = {
         Contestant(ONE_PROCESS, f"{OURS}:training"),
         Contestant(
             "2 processes without overlap", "benchmarks.speed.parallel_peers:without_overlap", processes=2
+        ),
+        Contestant(
+            "2 processes that share nothing, each its own training",
+            f"{OURS}:training",
+            variant=APART,
+            processes=2,
         ),
     ],
 }

@@ -42,7 +42,7 @@ def set_up(params: Params) -> tuple[TrainState, Recipe]:
 
 
 def training(params: Params, turns: Turns, variant: str) -> None:
-    """One unbroken training, which pauses between turns; `variant` is `compiled`, or nothing for eager networks."""
+    """One unbroken training, which pauses between turns; `variant` is `compiled`, or else for eager networks."""
     if variant == "compiled":
         params = params.model_copy(update={"training": params.training.model_copy(update={"compile": True})})
     state, recipe = set_up(params)

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 PRELOADED = [f"benchmarks.speed.{name}" for name in ("drawing_peers", "parallel_peers", "libraries")]
 """What takes seconds to import and no device: contestants are forked from a process that has done it."""
+APART = "apart"
+"""Variant of several processes that do not know of each other: the most that the machine gives."""
 PATIENCE = 3600.0
 """Seconds to wait for a turn to end."""
 PARAMS = Path("params.yaml")
@@ -169,7 +171,7 @@ def _free_port() -> int:
 
 def _serve(job: Job, rank: int, port: int, pipe: Connection) -> None:
     """A contestant's process."""
-    if job.processes > 1:
+    if job.processes > 1 and job.variant != APART:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.processes)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.chdir(job.folder)
