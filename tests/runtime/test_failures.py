@@ -1,6 +1,8 @@
 """What fails through no fault of the request, such as a full disk, is one sentence and exit code 1."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 from safetensors import SafetensorError
@@ -55,3 +57,16 @@ def test_what_is_no_failure_of_the_machine_is_not_taken_for_one(
     monkeypatch.setattr("spin.prompts.sets.load_prompt_set", load)
     with pytest.raises(type(error)):
         main(["prompts", "any"])
+
+
+def test_a_reader_that_has_enough_ends_a_command_without_a_word() -> None:
+    talks = "import argparse, spin.cli as cli; cli._parser = lambda: argparse.Namespace(parse_args=lambda _: "
+    talks += "argparse.Namespace(run=lambda _: print('x' * 10**6))); raise SystemExit(cli.main([]))"
+    command = [sys.executable, "-c", talks]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
