@@ -59,6 +59,7 @@ def test_the_recomputed_trajectory_ends_on_the_image_the_sampler_draws_from_the_
             "eta": 1.0,
             "precision": "fp32",
             "batch_size": 3,
+            "compile": False,
         }
     )
     text, geometry = diffusion.encode_prompts(PROMPTS), square_geometry(3, 32)
