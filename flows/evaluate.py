@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.forms import Evaluate
 from flows.left_running import under_way
@@ -23,7 +22,7 @@ from tasks.project import TornProjectError
 from tasks.stage import BAD_INPUT_STATE
 
 
-@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+@flow(name=FLOW)
 def evaluate(run: Evaluate) -> State[Any]:
     """Compare a finished checkpoint with the base: images, scores and winning rates on prompt sets.
 

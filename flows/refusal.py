@@ -9,7 +9,7 @@ from spin.errors import SpinError
 from spin.params.schema import load_params
 from spin.stages import preflight
 from spin.stages.needs import check_reachable, needs_of
-from tasks.trainjob import manifest_asked
+from tasks.manifest import manifest_asked
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -8,7 +8,6 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.forms import SelfPlay
 from flows.left_running import under_way
@@ -22,7 +21,7 @@ from tasks.stage import BAD_INPUT_STATE
 ALL = SelfPlay()
 
 
-@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+@flow(name=FLOW)
 def self_play(run: SelfPlay = ALL) -> State[Any]:
     """Play SPIN: train iterations and baselines, compare them, and show tables and report.
 

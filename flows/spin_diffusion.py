@@ -13,7 +13,6 @@ from prefect import Task, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.forms import Running
 from flows.left_running import under_way
@@ -47,7 +46,7 @@ def kind(stage: str) -> str:
     return stage.partition("@")[0]
 
 
-@flow(name=FLOW, task_runner=ThreadPoolTaskRunner())  # type: ignore[arg-type]
+@flow(name=FLOW)
 def spin_diffusion(
     root: Path = Path("."),
     targets: list[str] | None = None,

@@ -6,6 +6,7 @@ Bad input ends with one sentence and exit code 2. What a stage makes is on disk 
 import argparse
 import logging
 import os
+import select
 import sys
 import time
 import traceback
@@ -70,16 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        return options.run(options) or 0
+        code: int = options.run(options) or 0
+        print(end="", flush=True)  # here, where it is known what to say if it cannot be
+        return code
     except SpinError as error:
         if not is_first_process():
             time.sleep(SECONDS_FOR_THE_FIRST)
         print(f"spin: {error}", file=sys.stderr)
         return BAD_INPUT
-    except BrokenPipeError:  # `spin plan | head`: who read has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except BaseException as error:  # a full disk, a folder that may not be written: the request was right
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return FAILED
         if lost_another(error):
             said = "another process of this stage does not answer any more; this one ends."
         elif failure := failure_of(error):
@@ -88,6 +90,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"spin: {said}", file=sys.stderr)
         return FAILED
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of the output has enough, as with `spin plan | head`; then nothing more is said."""
+    output = select.poll()
+    output.register(1, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -50,7 +50,7 @@ DIGEST = "S16"
 _FILES = {"latents": "posteriors", "captions": "text"}
 
 
-def encoder_weights(reference: Mapping[str, Any]) -> dict[str, str]:
+def encoder_digests(reference: Mapping[str, Any]) -> dict[str, str]:
     """Digests of the encoders' weights and of the base's configs and tokenizers, {part: SHA-256}, from the model.json of a base
     or of what was trained from it."""
     base = reference.get("base", reference)
@@ -78,7 +78,7 @@ def write_cache(
     """
     # What there is to encode, and that it is what the manifest lists.
     images, captions = names_in(data, tags)
-    encoders = encoder_weights(reference)
+    encoders = encoder_digests(reference)
     contents = image_digests(data, images)
 
     def encode_images(rows: range) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ class Cache:
 
     def check_encoders(self, reference: Mapping[str, Any]) -> None:
         """Raise `DataError` if the encoders of the model with this model.json are not those that made the cache."""
-        for part, digest in encoder_weights(reference).items():
+        for part, digest in encoder_digests(reference).items():
             if self._made_of["encoders"].get(part) != digest:
                 raise DataError(
                     f"{self._folder} must be made by the {part} of the base in use, but another one made it; "

@@ -1,4 +1,4 @@
-"""SHA-256 of weights, computed once per process."""
+"""SHA-256 of weights and configs, computed once per process."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -9,8 +9,6 @@ from spin.runtime.sums import file_digest
 
 DENOISER = "denoiser_sha256"
 """In model.json: digest of the weights that training moved."""
-
-
 CONFIGS = "configs_sha256"
 """In model.json: digest of what the base says beside its weights."""
 _CONFIGS = ("*.json", "*.txt", "*.model")

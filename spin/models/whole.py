@@ -33,6 +33,6 @@ def _is_whole(file: Path) -> bool:
     try:
         tensors = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
         ends = [int(entry["data_offsets"][1]) for entry in tensors]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return False
     return 8 + length + max(ends, default=0) == size

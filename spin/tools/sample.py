@@ -23,7 +23,7 @@ BEST = "best"
 DRAWN = Path("drawn")
 """Where images go, in a folder named like the model."""
 _LONGEST = 60
-"""Letters of a prompt in a file's name."""
+"""Bytes of a prompt in a file's name."""
 
 
 def register(commands: "Commands") -> None:
@@ -49,6 +49,8 @@ def run_sample(options: argparse.Namespace) -> None:
         raise ParamsError(f"--count must be at least 1, got {options.count}; correct it.")
     if not all(prompt.strip() for prompt in options.prompts):
         raise ParamsError("a prompt must not be empty, got an empty one; write what is to be drawn.")
+    if any("\ud800" <= sign <= "\udfff" for prompt in options.prompts for sign in prompt):
+        raise ParamsError("a prompt must be UTF-8 text, got other bytes; write it anew.")
     params = load_params(options.params)
     checkpoint = find_checkpoint(options.model, params)
     out = options.out or DRAWN / checkpoint.resolve().name
@@ -136,5 +138,10 @@ def draw(
 
 def file_name(prompt: str) -> str:
     """`a-red-circle-5b8e2a`: its first words, and a few letters of its hash, since others may begin so."""
-    words = "-".join(re.findall(r"[^\W_]+", prompt.lower()))[:_LONGEST].strip("-")
+    words = (
+        "-".join(re.findall(r"[^\W_]+", prompt.lower()))
+        .encode()[:_LONGEST]
+        .decode(errors="ignore")
+        .strip("-")
+    )
     return f"{words}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}"

@@ -201,7 +201,7 @@ def test_another_encoder_makes_every_shard_stale(inside: Path, tiny_base: Path, 
     with pytest.raises(DataError, match="must be made by the vae of the base in use"):
         Cache(Path("outputs/cache")).check_encoders(reference)
     Cache(Path("outputs/cache")).check_encoders({"base": json.loads(base.read_text())})
-    first = spin.data.cache.encoder_weights(reference)
+    first = spin.data.cache.encoder_digests(reference)
     assert "unet" not in first, "the denoiser encodes nothing"
 
 

@@ -19,6 +19,7 @@ NOT_WHOLE = "a file could not be written whole, as on a full disk"
     ("error", "said"),
     [
         (OSError(28, FULL, "out/a"), f"out/a: {FULL}"),
+        (BrokenPipeError(32, "Broken pipe"), "Broken pipe"),  # of something else than the output
         (
             SafetensorError(f"Error while serializing: I/O error: {FULL} (os error 28)"),
             f"{FULL} (os error 28)",

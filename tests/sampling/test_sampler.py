@@ -13,6 +13,7 @@ from spin.params.sampling import SamplerParams
 from spin.runtime.files import write_json
 from spin.sampling.sampler import Guidance, sample_images, sample_latents
 from spin.seeding import generator_for
+from tests.models.tracing import trace_alone
 
 PROMPTS = ["a red circle left of a blue square on white", "a green square above a red circle on black", ""]
 
@@ -128,13 +129,7 @@ def test_a_compiled_denoiser_draws_the_same_from_batches_of_any_size(
 ) -> None:
     from spin.models.checkpoint import load_to_draw
 
-    compiled: list[torch.nn.Module] = []
-
-    def traced(network: torch.nn.Module) -> None:  # without the code generator, which takes minutes
-        compiled.append(network)
-        network._compiled_call_impl = torch.compile(network._call_impl, backend="eager")  # type: ignore[assignment]
-
-    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    compiled = trace_alone(monkeypatch)
     base = BaseParams(source=str(tiny_base), revision=None, config=None, unet=None)
     write_json(tmp_path / "model.json", reference_of(base))
     eager = load_to_draw(tmp_path, "cpu", sampler())

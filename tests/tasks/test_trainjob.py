@@ -15,7 +15,7 @@ pytest.importorskip("prefect_kubernetes", reason="the extra `kubernetes` is not 
 
 from spin.errors import ParamsError
 from spin.runtime.files import read_json
-from tasks.trainjob import manifest_asked
+from tasks.manifest import manifest_asked
 from tests.stages.projects import prepare
 from tests.stages.test_launch import PLACES
 from tests.tasks.cluster import Cluster

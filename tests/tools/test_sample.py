@@ -42,6 +42,7 @@ def drawn(folder: str, seed: int, number: int) -> bytes:
 
 def test_another_prompt_replaces_nothing_and_an_image_says_what_it_is_of(inside: Path) -> None:
     longer = "a red circle " * 20
+    assert len(file_name("\U00010330" * 90).encode()) < 80, "letters of four bytes"
     for prompt in ("a red circle", "a red circle, blue", longer, longer + "again", "красный круг", "../.."):
         assert main(["sample", prompt, "--model", "base", "--count", "1"]) == 0
     files = list(Path("drawn/base").iterdir())
@@ -68,6 +69,7 @@ def test_the_best_is_the_registrys(inside: Path, capsys: pytest.CaptureFixture[s
         (["--model", "iter9"], "--model must be best, one of base, sft, dpo, iter1, iter2"),
         (["--model", "base", "--count", "0"], "--count must be at least 1"),
         ([" ", "--model", "base"], "a prompt must not be empty"),
+        (["\udcff", "--model", "base"], "a prompt must be UTF-8 text"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(

@@ -11,6 +11,7 @@ from spin.errors import ParamsError
 from spin.params.training import IterationParams
 from spin.training.precision import store_products_in
 from spin.training.setup import reference_of_update
+from tests.models.tracing import trace_alone
 from tests.stages.projects import parameters
 from tests.training.running import LOG_2, assert_same, differ, trained
 
@@ -75,15 +76,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(
 def test_compiling_leaves_the_names_of_the_weights(
     inside: Path, tiny_base: Path, plain: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled: list[torch.nn.Module] = []
-
-    def traced(
-        network: torch.nn.Module,
-    ) -> None:  # the tracer without the code generator, which takes minutes
-        compiled.append(network)
-        network._compiled_call_impl = torch.compile(network._call_impl, backend="eager")  # type: ignore[assignment]
-
-    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    compiled = trace_alone(monkeypatch)
     weights, curve = trained(parameters(tiny_base, training={"compile": True}))
     assert len(compiled) == 2 * 4, "the transformer blocks of player and opponent"
     assert curve[0]["loss"] == LOG_2

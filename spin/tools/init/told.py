@@ -50,7 +50,7 @@ def told(survey: Survey, params: Params, listed: Path | None) -> list[str]:
     half = {params.training.precision, params.opponents.precision, params.evaluate.precision} - {"fp32"}
     if half and not has_gpus():
         lines.append(
-            f"this machine has no GPU, and a CPU is some 20 times slower in {' and '.join(sorted(half))}: to run here, set "
+            f"this machine has no GPU, and a CPU is many times slower in {' and '.join(sorted(half))}: to run here, set "
             "the precision of training, opponents and evaluate to fp32"
         )
     own = data.num_test and any(
