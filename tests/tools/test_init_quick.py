@@ -50,6 +50,24 @@ def test_a_quick_run_has_the_models_and_scorers_of_the_full_one_and_little_to_do
     assert quick.tracking.registered_model != full.tracking.registered_model
 
 
+@pytest.mark.parametrize("gpus", [False, True])
+def test_a_quick_run_is_in_half_precision_only_where_that_is_fast(
+    gpus: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("quick", "told"):
+        monkeypatch.setattr(f"spin.tools.init.{module}.has_gpus", lambda: gpus)
+    enlarge = ["--small-images", "enlarge"]
+    full = init("sd15-lora", *enlarge)
+    slow = "this machine has no GPU, and a CPU is many times slower in bf16 and fp16"
+    assert (slow in capsys.readouterr().out) is not gpus
+    quick = init("sd15-lora", *enlarge, "--quick")
+    assert "many times slower" not in capsys.readouterr().out
+    for section in ("training", "opponents", "evaluate"):
+        of_full = getattr(full, section).precision
+        assert of_full != "fp32"
+        assert getattr(quick, section).precision == (of_full if gpus else "fp32")
+
+
 def test_data_of_the_same_resolution_are_those_of_the_full_run() -> None:
     same = ["--resolution", "32"]
     quick, full = (
