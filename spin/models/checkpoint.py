@@ -27,14 +27,13 @@ from spin.models.families import FAMILIES
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import fuse_adapter, has_adapter, write_adapter
 from spin.models.reading import read_folder, read_network, read_single_file
-from spin.models.reference import check_reference
+from spin.models.reference import MODEL_FILE, read_reference
 from spin.params.model import BaseParams, UnetParams
 from spin.params.sampling import SamplerParams
 from spin.runtime.devices import DTYPES
-from spin.runtime.files import read_json, sha256_tree, write_json
+from spin.runtime.files import sha256_tree, write_json
 from spin.runtime.sums import checked
 
-MODEL_FILE = "model.json"
 MAX_SHARD_SIZE = "10GB"
 """Of the files of a network, as diffusers has it."""
 logger = logging.getLogger(__name__)
@@ -169,16 +168,6 @@ def _denoiser_folder(checkpoint: Path, reference: Mapping[str, Any], base: Base)
             f"changed; run `dvc repro -f released@{reference['name']}`."
         )
     return found.folder
-
-
-def read_reference(checkpoint: Path) -> Mapping[str, Any]:
-    """What model.json says; raises `ModelError` if it is missing or says something else."""
-    path = checkpoint / MODEL_FILE
-    if not path.is_file():
-        raise ModelError(
-            f"{checkpoint} must be a checkpoint, but it has no {MODEL_FILE}; run the stage that makes it."
-        )
-    return check_reference(path, read_json(path))
 
 
 def weights_digest(checkpoint: Path) -> str:

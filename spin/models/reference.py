@@ -1,5 +1,6 @@
 """What model.json must hold for a checkpoint to be read: a base's reference, or a trained or released model's."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from spin.models.digests import DENOISER
 from spin.models.families import FAMILIES
 from spin.params.section import Text
 from spin.params.training import LoraParams
+from spin.runtime.files import read_json
+
+MODEL_FILE = "model.json"
 
 _ABSENT: Any = None
 """Of a key that may be left out, but not be null."""
@@ -78,8 +82,17 @@ class _Model(_Digest):
     unet: _Repository = _ABSENT
 
 
-def check_reference(path: Path, value: Any) -> dict[str, Any]:
-    """Return what the model.json at `path` holds; raises `ModelError` if it is not what is written there."""
+def read_reference(checkpoint: Path) -> Mapping[str, Any]:
+    """What model.json says; raises `ModelError` if it is missing or says something else."""
+    path = checkpoint / MODEL_FILE
+    if not path.is_file():
+        raise ModelError(
+            f"{checkpoint} must be a checkpoint, but it has no {MODEL_FILE}; run the stage that makes it."
+        )
+    return _checked(path, read_json(path))
+
+
+def _checked(path: Path, value: Any) -> dict[str, Any]:
     schema = _Model if isinstance(value, dict) and "base" in value else _Base
     try:
         schema.model_validate(value)

@@ -25,7 +25,7 @@ from typing import Any
 from spin import paths
 from spin.models.asked import tflop_of_asked
 from spin.models.bases import find_base
-from spin.models.checkpoint import read_reference
+from spin.models.reference import read_reference
 from spin.params.schema import Params
 from spin.rewards.costs import scoring_costs
 from spin.rewards.names import BUILT_IN, ORACLES

@@ -85,7 +85,8 @@ def run_released(params: Params, name: str) -> None:
 def run_cache(params: Params) -> None:
     """Encode the data set's images and captions with the base."""
     from spin.data.cache import write_cache
-    from spin.models.checkpoint import load_model, read_reference
+    from spin.models.checkpoint import load_model
+    from spin.models.reference import read_reference
 
     base = paths.CHECKPOINTS / "base"
     reference = read_reference(base)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from spin import paths
 from spin.errors import DataError, ModelError, ParamsError, ScoreError, SpinError
+from spin.models.reference import MODEL_FILE, read_reference
 from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.params.model import EMBEDDED as EMBEDDED_BASES
 from spin.params.model import BaseParams
 from spin.params.schema import Params
 from spin.rewards.names import BUILT_IN, EMBEDDED, ENTRY_POINT_GROUP, ORACLES
-from spin.runtime.files import read_json
 from spin.runtime.hub import is_hub_id
 from spin.tracking.others import trackers_wanted
 
@@ -93,8 +93,8 @@ def _check_min_snr(params: Params, root: Path) -> None:
         for name, plan in params.baselines.items()
         if plan.objective == "sft" and (gamma := plan.min_snr_gamma) is not None
     }
-    reference = root / paths.CHECKPOINTS / "base" / "model.json"
-    if asking and reference.is_file() and read_json(reference)["prediction_type"] == "flow":
+    base = root / paths.CHECKPOINTS / "base"
+    if asking and (base / MODEL_FILE).is_file() and read_reference(base).get("prediction_type") == "flow":
         name, gamma = next(iter(asking.items()))
         raise ParamsError(
             f"baselines.{name}.min_snr_gamma must be null with a flow-matching base, got {gamma}; its weights are those "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spin.errors import EvaluationError
+from spin.models.reference import read_reference
 from spin.params.schema import Params
 from spin.paths import CHECKPOINTS, REGISTRY, SCORES, TABLES, prompts_of
 from spin.runtime.files import read_json, replacing_dir, write_json
@@ -31,7 +32,7 @@ def registered_name(params: Params, root: Path = Path()) -> str:
     """
     from spin.evaluation.champion import choosing_set
 
-    base, chosen_on = read_json(root / CHECKPOINTS / "base" / "model.json"), choosing_set(params)
+    base, chosen_on = read_reference(root / CHECKPOINTS / "base"), choosing_set(params)
     summary = _summary_of(chosen_on, root)
     decides = {
         "base": {key: value for key, value in base.items() if key not in ("source", "revision")},

@@ -12,12 +12,13 @@ import pandas as pd
 
 from spin import paths
 from spin.data.cache import Cache
-from spin.models.checkpoint import MODEL_FILE, save_checkpoint
+from spin.models.checkpoint import save_checkpoint
+from spin.models.reference import read_reference
 from spin.params.experimental import experimental_in
 from spin.params.schema import Params
 from spin.params.training import NOT_THE_METHOD
 from spin.runtime.devices import process_state
-from spin.runtime.files import read_json, replacing_file, write_json
+from spin.runtime.files import replacing_file, write_json
 from spin.runtime.progress import Progress
 from spin.runtime.sums import write_sum
 from spin.stages.callbacks import AfterUpdate, describe_run, save_snapshot
@@ -119,7 +120,7 @@ def run_training(params: Params, name: str, inputs: Inputs, out: Path) -> Traine
     plan = params.stage(name)
     accelerator = make_accelerator(params.training)
     cache = Cache(inputs.cache)
-    cache.check_encoders(read_json(inputs.prev / MODEL_FILE))
+    cache.check_encoders(read_reference(inputs.prev))
     training_set = open_training_set(plan, inputs, cache)
     networks = set_up_networks(params, name, inputs.prev, accelerator.device)
     if inputs.reference is not None:

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from spin.errors import ModelError
-from spin.models.checkpoint import load_denoiser, load_model, read_reference, weights_digest
+from spin.models.checkpoint import load_denoiser, load_model, weights_digest
 from spin.models.digests import recorded_digest
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import add_adapter, check_continues, frozen_twin, load_adapter
+from spin.models.reference import read_reference
 from spin.params.training import LoraParams
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from spin.errors import ParamsError, SpinError
+from spin.errors import ModelError, ParamsError, SpinError
 from spin.params.schema import load_params
 from spin.runtime.files import write_json
 from spin.stages import preflight
@@ -81,9 +81,13 @@ def test_min_snr_is_refused_once_the_base_is_known_to_be_a_flow(tmp_path: Path) 
     raw["baselines"]["sft"]["min_snr_gamma"] = 5.0
     write_params(tmp_path, raw)
     params = load_params(tmp_path / "params.yaml")
-    write_json(reference, {"prediction_type": "epsilon"})
+    base = {"source": "b", "revision": None, "family": "stable-diffusion", "weights": {"unet": "0"}}
+    write_json(reference, base | {"prediction_type": "epsilon"})
     preflight.check(params, tmp_path)
-    write_json(reference, {"prediction_type": "flow"})
+    write_json(reference, [])
+    with pytest.raises(ModelError, match="must be what a stage wrote of a model"):
+        preflight.check(params, tmp_path)
+    write_json(reference, base | {"prediction_type": "flow"})
     with pytest.raises(
         ParamsError, match=r"baselines\.sft\.min_snr_gamma must be null with a flow-matching base, got 5"
     ):

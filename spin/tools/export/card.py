@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from spin.models.bases import Base
-from spin.models.checkpoint import MODEL_FILE, read_reference
 from spin.models.digests import recorded_digest
+from spin.models.reference import MODEL_FILE, read_reference
 from spin.params.model import EMBEDDED
 from spin.runtime.provenance import content_md5
 from spin.tools.export.loading import for_programs, loading_code

@@ -17,9 +17,10 @@ import torch
 
 from spin.errors import ModelError
 from spin.models.bases import Base, find_base
-from spin.models.checkpoint import load_denoiser, load_model, read_reference
+from spin.models.checkpoint import load_denoiser, load_model
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import LORA_FILE, read_adapter, write_adapter_file
+from spin.models.reference import read_reference
 from spin.runtime.devices import DTYPES
 from spin.runtime.files import replacing_dir, replacing_file, write_json
 from spin.tools.export.card import describe, model_card, shareable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spin.errors import ModelError
-from spin.models.checkpoint import read_reference
+from spin.models.reference import read_reference
 from spin.params.model import EMBEDDED
 from spin.runtime.hub import is_hub_id
 from spin.tools.export.hub_card import SAMPLES, hub_card, sample_sheet

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spin.evaluation.gallery import read_gallery, tile
 from spin.evaluation.labels import model_label
-from spin.models.checkpoint import read_reference
+from spin.models.reference import read_reference
 from spin.runtime.hub import is_hub_id
 from spin.runtime.sheets import labelled_sheet
 from spin.tools.export.card import without_places

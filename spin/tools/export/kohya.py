@@ -21,10 +21,10 @@ from torch import Tensor
 
 from spin.errors import ModelError
 from spin.models.bases import Base
-from spin.models.checkpoint import read_reference
 from spin.models.find import read_config
 from spin.models.latent_diffusion import LatentDiffusion
 from spin.models.lora import read_adapter
+from spin.models.reference import read_reference
 from spin.models.sdxl import StableDiffusionXL
 from spin.models.stable_diffusion import StableDiffusion
 from spin.tools.export.ldm_names import UNET, unet_names

@@ -86,15 +86,22 @@ def count_images(params: Params, given: int | None) -> int:
         return params.data.num_train
     if card := _card_of(params):
         return int(card["kept"]["train"])
-    if params.data.kind == "folder" and Path(params.data.path).is_dir():
+    if folder := folder_not_read(params):
         from spin.data.folder import IMAGE_SUFFIXES
 
-        found = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(params.data.path).rglob("*"))
+        found = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
         return max(found - params.data.num_val - params.data.num_test, 1)
     raise DataError(
         "the number of training images must be known for a plan, but the data stage has not run; "
         "give it with --images (Pick-a-Pic v2 has 58960 training prompts)."
     )
+
+
+def folder_not_read(params: Params) -> Path | None:
+    """The folder whose data stage has not run, so that its files are counted, though some may be of no use; else None."""
+    if params.data.kind != "folder" or _card_of(params) or not Path(params.data.path).is_dir():
+        return None
+    return Path(params.data.path)
 
 
 def count_rows(params: Params, images: int) -> int:

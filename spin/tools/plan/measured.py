@@ -12,10 +12,11 @@ from PIL import Image
 
 from spin import paths
 from spin.errors import ParamsError, ScoreError
-from spin.models.checkpoint import MODEL_FILE, load_to_draw, read_reference
+from spin.models.checkpoint import load_to_draw
 from spin.models.conditioning import Conditioning, expand_rows, square_geometry, to_device
 from spin.models.flops import NetworkCost
 from spin.models.latent_diffusion import LatentDiffusion
+from spin.models.reference import MODEL_FILE, read_reference
 from spin.params.sampling import SamplerParams
 from spin.params.schema import Params
 from spin.rewards.loading import load_scorer
