@@ -7,7 +7,6 @@ from pathlib import Path
 
 from spin import paths
 from spin.errors import DataError, ModelError, ParamsError, ScoreError, SpinError
-from spin.models.reference import MODEL_FILE, read_reference
 from spin.params.data import DatasetData, FolderData, PickapicData
 from spin.params.model import EMBEDDED as EMBEDDED_BASES
 from spin.params.model import BaseParams
@@ -94,7 +93,11 @@ def _check_min_snr(params: Params, root: Path) -> None:
         if plan.objective == "sft" and (gamma := plan.min_snr_gamma) is not None
     }
     base = root / paths.CHECKPOINTS / "base"
-    if asking and (base / MODEL_FILE).is_file() and read_reference(base).get("prediction_type") == "flow":
+    if not asking or not (base / "model.json").is_file():
+        return
+    from spin.models.reference import read_reference  # late: it loads the models' code
+
+    if read_reference(base).get("prediction_type") == "flow":
         name, gamma = next(iter(asking.items()))
         raise ParamsError(
             f"baselines.{name}.min_snr_gamma must be null with a flow-matching base, got {gamma}; its weights are those "
