@@ -33,7 +33,8 @@ def measured(folder: Path, *arguments: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.run", *QUICK, *FEW, *arguments, "--out", str(folder / "speed")],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{folder / 'site'}:{ROOT}"},
+        # Tracing is tested in tests/training/test_engine.py; generating code would take most of the time here.
+        env={**os.environ, "PYTHONPATH": f"{folder / 'site'}:{ROOT}", "TORCHDYNAMO_DISABLE": "1"},
         capture_output=True,
         text=True,
     )

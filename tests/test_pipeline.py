@@ -231,6 +231,7 @@ def test_the_whole_loop_and_what_a_change_reruns(
     a_stage_depends_on_what_its_command_loads(tmp_path)
     comments_in_a_model_family_retrain_nothing(tmp_path)
     a_constant_in_a_model_family_makes_stale_what_it_takes_part_in(tmp_path)
+    monkeypatch.delenv("SPIN_WARM")  # from here on what is made counts, not by which process
     another_learning_rate_reruns_its_iteration_and_what_follows(tmp_path, raw)
     removed_outputs_are_made_again_the_same(tmp_path)
     an_empty_mlflow_is_filled_from_the_outputs(tmp_path, raw)

@@ -84,6 +84,7 @@ def read_network(family: type[LatentDiffusion], part: str, folder: Path, dtype: 
         )
         network.register_to_config(_name_or_path="")  # else checkpoints carry along a path of this machine
         return network
+    transformers.utils.logging.disable_progress_bar()  # it says nothing that a stage's own lines do not
     return getattr(transformers, class_name).from_pretrained(folder, dtype=dtype, **files)
 
 

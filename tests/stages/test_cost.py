@@ -23,7 +23,7 @@ from spin.stages.table import STAGES
 from spin.tracking.notes import StageRun
 from tests.models.tiny import miniature_params, write_params
 from tests.stages.projects import raw_parameters
-from tests.training.running import LORA, launch
+from tests.training.running import LORA
 
 
 @pytest.fixture(autouse=True)
@@ -143,17 +143,6 @@ def test_a_stage_that_fails_before_it_has_done_anything_keeps_nothing(
     with pytest.raises(KeyboardInterrupt):
         main(["train", "--name", "iter1"])
     assert not list(inside.glob(".spin/work/train-iter1-*"))
-
-
-@pytest.mark.slow
-def test_the_cost_of_two_processes_is_that_of_both(inside: Path) -> None:
-    assert main(["train", "--name", "iter1"]) == 0
-    alone = cost_of("train@iter1")
-    launch(inside, "train", "--name", "iter1")
-    both = cost_of("train@iter1")
-    assert (alone["processes"], both["processes"]) == (1, 2)
-    assert both["tflop"] == pytest.approx(alone["tflop"], rel=1e-6)
-    assert len(list((inside / "outputs/cost").glob("train@iter1*"))) == 1, "the first process writes"
 
 
 def test_a_network_that_is_nothing_but_products_uses_most_of_the_device() -> None:

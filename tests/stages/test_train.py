@@ -1,6 +1,5 @@
 """Properties of a training stage, on a tiny real model, from files to files."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spin.cli import main
 from spin.errors import DataError, ModelError, NonFiniteError, ParamsError
 from spin.params.schema import Params
 from spin.runtime.files import sha256_tree
@@ -87,20 +87,24 @@ def test_baselines_use_the_same_trainer(inside: Path, tiny_base: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kill_9_and_rerun_ends_where_an_unbroken_run_ends(inside: Path, tiny_base: Path) -> None:
+def test_kill_9_and_rerun_ends_where_an_unbroken_run_ends(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A real process is killed between two step checkpoints and started again."""
+    monkeypatch.setenv("SPIN_TRACKING", "off")
+    caplog.set_level("INFO")
     raw = miniature_params(tiny_base)
     raw["iterations"]["iter1"] |= {"num_steps": 40}
     raw["training"]["checkpoint_every"] = 3
     write_params(inside, raw)
     checkpoint, curve = inside / "outputs/checkpoints/iter1", inside / "outputs/curves/iter1.csv"
-    command = [sys.executable, "-m", "spin", "train", "--name", "iter1"]
-    environment = {**os.environ, "SPIN_TRACKING": "off"}
-    subprocess.run(command, cwd=inside, env=environment, check=True, capture_output=True)
+    train = ["train", "--name", "iter1"]
+    assert main(train) == 0
     unbroken = sha256_tree(checkpoint), curve.read_text()
     before = sha256_tree(checkpoint)
 
-    process = subprocess.Popen(command, cwd=inside, env=environment, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "spin", *train]
+    process = subprocess.Popen(command, cwd=inside, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(inside.glob(".spin/work/train-iter1-*/state-*")):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -110,8 +114,8 @@ def test_kill_9_and_rerun_ends_where_an_unbroken_run_ends(inside: Path, tiny_bas
     process.wait()
     assert sha256_tree(checkpoint) == before, "a killed run leaves the finished output alone"
 
-    rerun = subprocess.run(command, cwd=inside, env=environment, check=True, capture_output=True, text=True)
-    assert "resuming from its step checkpoint at update" in rerun.stderr
+    assert main(train) == 0
+    assert "resuming from its step checkpoint at update" in caplog.text
     assert (sha256_tree(checkpoint), curve.read_text()) == unbroken
     assert not list(inside.glob(".spin/work/train-iter1-*")), "what a finished stage needs no more is removed"
     write_params(inside, miniature_params(tiny_base))

@@ -1,10 +1,5 @@
 """A training that was cut off, or shared by two processes, ends where an unbroken one does."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +11,8 @@ import spin.stages.preview
 import spin.stages.train
 import spin.training.loop
 import spin.training.setup
-from spin.runtime.files import read_json, sha256_tree
+from spin.cli import main
+from spin.runtime.files import read_json
 from spin.stages.train import run_train
 from tests.models.tiny import write_params
 from tests.stages.projects import parameters, raw_parameters
@@ -51,34 +47,14 @@ def test_a_run_interrupted_at_any_update_ends_where_an_unbroken_one_does(
 
 
 @pytest.mark.slow
-def test_kill_9_of_a_lora_training_with_an_average_ends_where_an_unbroken_one_does(
-    inside: Path, tiny_base: Path
+def test_two_processes_train_as_one_does(
+    inside: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = {"lora": LORA, "ema_decay": 0.9, "checkpoint_every": 3}
-    write_params(
-        inside, raw_parameters(tiny_base, training=training, iterations={"iter1": {"num_steps": 40}})
-    )
-    checkpoint, command = inside / "outputs/checkpoints/iter1", [sys.executable, "-m", "spin", "train"]
-    command += ["--name", "iter1"]
-    environment = {**os.environ, "SPIN_TRACKING": "off"}
-    subprocess.run(command, cwd=inside, env=environment, check=True, capture_output=True)
-    unbroken = sha256_tree(checkpoint)
-    process = subprocess.Popen(command, cwd=inside, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list(inside.glob(".spin/work/train-iter1-*/state-*")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    rerun = subprocess.run(command, cwd=inside, env=environment, check=True, capture_output=True, text=True)
-    assert "resuming from its step checkpoint at update" in rerun.stderr
-    assert sha256_tree(checkpoint) == unbroken
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one_does(inside: Path, tiny_base: Path) -> None:
+    monkeypatch.setenv("SPIN_TRACKING", "off")
     write_params(inside, raw_parameters(tiny_base, training={"micro_batch_size": "auto"}))
+    cost = Path("outputs/cost/train@iter1.json")
+    assert main(["train", "--name", "iter1"]) == 0
+    tflop = read_json(cost)["tflop"]
     alone, curve = trained(parameters(tiny_base))
     before = set(Path(".spin/work").glob("train-iter1-*"))  # of the tests of trainings that fail
     launch(inside, "train", "--name", "iter1")
@@ -90,5 +66,7 @@ def test_two_processes_train_as_one_does(inside: Path, tiny_base: Path) -> None:
         assert list(both[name]) == pytest.approx([row[name] for row in curve], rel=1e-3)
     record = read_json(Path("outputs/training/iter1.json"))
     assert (record["processes"], record["micro_batch_size"]) == (2, 2)
+    spent = read_json(cost)
+    assert (spent["processes"], spent["tflop"]) == (2, pytest.approx(tflop, rel=1e-6)), "that of both"
     left = set(Path(".spin/work").glob("train-iter1-*")) - before
     assert not left, "finished, and nobody writes on"
