@@ -93,7 +93,7 @@ class Base:
 
     def _configs_digest(self) -> str:
         parts = {"scheduler", *self.family.parts, *self.family.tokenizers}
-        return configs_digest_of(self.folder, parts)
+        return configs_digest_of(self.folder, parts, self.overlay)
 
     def _is_local(self, part: str) -> bool:
         if self.overlay_reference is not None and part == self.family.denoiser_folder:

@@ -29,11 +29,16 @@ def weights_digest_of(place: Path) -> str:
     return digest.hexdigest()
 
 
-def configs_digest_of(folder: Path, parts: Iterable[str]) -> str:
-    """SHA-256 of what a base's folder says beside its weights: configs, scheduler and tokenizers, by name."""
+def configs_digest_of(folder: Path, parts: Iterable[str], overlay: Path | None = None) -> str:
+    """SHA-256 of what a base's folder says beside its weights: configs, scheduler and tokenizers, by name.
+
+    With the config of the denoiser in the folder `overlay`, if one is laid over it.
+    """
     digest = hashlib.sha256()
     found = [folder / "model_index.json"]
     found += [path for part in parts for kind in _CONFIGS for path in (folder / part).glob(kind)]
     for path in sorted(path for path in found if path.is_file() and ".index." not in path.name):
         digest.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\n".encode())
+    if overlay is not None:
+        digest.update(f"overlay\0{file_digest(overlay / 'config.json')}\n".encode())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 """A checkpoint is what its model.json records: weights that changed since, or are torn, are refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def test_a_base_that_says_something_else_is_refused(base: Path, tmp_path: Path, 
     checkpoint = record_base(tmp_path / "base", base_params(base))
     with (base / file).open("a") as stream:
         stream.write("\n")
+    with pytest.raises(ModelError, match=r"the configuration of .*mine changed since"):
+        load_denoiser(checkpoint)
+
+
+def test_a_denoiser_laid_over_the_base_that_says_something_else_is_refused(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base / "unet", tmp_path / "finer")
+    checkpoint = record_base(tmp_path / "base", base_params(base, unet=tmp_path / "finer"))
+    load_denoiser(checkpoint)
+    config = tmp_path / "finer" / "config.json"
+    config.write_text(json.dumps(read_json(config) | {"attention_head_dim": 1}))  # of the same shapes
     with pytest.raises(ModelError, match=r"the configuration of .*mine changed since"):
         load_denoiser(checkpoint)
 
