@@ -84,7 +84,9 @@ def test_a_base_that_says_something_else_is_refused(base: Path, tmp_path: Path, 
         load_denoiser(checkpoint)
 
 
-def test_a_denoiser_laid_over_the_base_that_says_something_else_is_refused(base: Path, tmp_path: Path) -> None:
+def test_a_denoiser_laid_over_the_base_that_says_something_else_is_refused(
+    base: Path, tmp_path: Path
+) -> None:
     shutil.copytree(base / "unet", tmp_path / "finer")
     checkpoint = record_base(tmp_path / "base", base_params(base, unet=tmp_path / "finer"))
     load_denoiser(checkpoint)
