@@ -10,6 +10,8 @@ import secrets
 import sys
 from pathlib import Path
 
+from spin.paths import unusable
+
 SWITCHES = {
     "DO_NOT_TRACK": "true",  # MLflow ignores "1"
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -32,7 +34,9 @@ STATE = Path(".spin")
 
 
 def places(root: Path) -> dict[str, str]:
-    """Return the environment variables that keep Prefect's and MLflow's stores below `root`."""
+    """Return the environment variables that keep Prefect's and MLflow's stores below `root`; a `RuntimeError` says why none can."""
+    if refused := unusable(root):
+        raise RuntimeError(refused)
     state = root.resolve() / STATE
     database = state / "prefect" / "prefect.db"
     return {

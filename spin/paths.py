@@ -42,3 +42,11 @@ def fetched_prompts(named_set: str) -> Path:
 def prompts_of(prompt_set: str) -> Path:
     """The prompts of a prompt set: columns prompt_id, prompt, category."""
     return PROMPTS / f"{prompt_set}.parquet"
+
+
+def unusable(root: Path) -> str | None:
+    """Return why no project can be in the folder `root`, one sentence; None if one can."""
+    place = str(root.resolve())
+    if "%" not in place and "?" not in place:
+        return None
+    return f"the project's folder must have a path without % and ?, which addresses of databases cannot have, got {place}; rename it."

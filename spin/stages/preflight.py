@@ -19,11 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def check(params: Params, root: Path = Path()) -> None:
-    """Raise a `SpinError` if a tracker, the base, a scorer, a filter, a prompt set or the images cannot be what they should be.
+    """Raise a `SpinError` if the folder, a tracker, the base, a scorer, a filter, a prompt set or the images cannot be what they should be.
 
     Relative paths are meant from `root`, the folder of params.yaml. A hub id is looked up by `check_hub`. Once
     the data stage has run, the images it read may be gone or on another machine.
     """
+    if refused := paths.unusable(root):
+        raise ParamsError(refused)
     trackers_wanted()
     _check_base(params.base, root)
     _check_scorers(params, root)

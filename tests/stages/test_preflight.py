@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from flows.environment import places
 from spin.errors import ModelError, ParamsError, SpinError
 from spin.params.schema import load_params
 from spin.runtime.files import write_json
 from spin.stages import preflight
+from spin.tracking.connection import connected
 from tests.models.tiny import miniature_params, write_params
 
 
@@ -92,3 +94,29 @@ def test_min_snr_is_refused_once_the_base_is_known_to_be_a_flow(tmp_path: Path) 
         ParamsError, match=r"baselines\.sft\.min_snr_gamma must be null with a flow-matching base, got 5"
     ):
         preflight.check(params, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["100% mine", "mine?"])
+def test_a_folder_that_no_database_has_an_address_in_is_refused(
+    tmp_path: Path, tiny_base: Path, name: str
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    write_params(folder, miniature_params(tiny_base))
+    with pytest.raises(ParamsError, match="must have a path without % and"):
+        preflight.check(load_params(folder / "params.yaml"), folder)
+    with pytest.raises(RuntimeError, match="must have a path without % and"):
+        places(folder)
+    assert places(tmp_path)
+
+
+def test_a_folder_of_any_other_name_keeps_its_memory_below_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "a b#c'd é\"&;\\x"
+    with connected(folder) as client:
+        client.create_experiment("mine")
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name}
+    assert (folder / ".spin/mlflow/mlflow.db").stat().st_size
