@@ -7,10 +7,11 @@ import torch
 def trace_alone(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
     """Let networks that are compiled be traced and run as traced; they are listed."""
     compiled: list[torch.nn.Module] = []
+    compile_network = torch.nn.Module.compile
 
     def traced(network: torch.nn.Module) -> None:
         compiled.append(network)
-        network._compiled_call_impl = torch.compile(network._call_impl, backend="eager")  # type: ignore[assignment]
+        compile_network(network, backend="eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", traced)
     return compiled

@@ -14,7 +14,7 @@ from spin.params.schema import Params, load_params
 from spin.runtime.files import write_json
 from spin.stages.data import run_data
 from spin.tools.plan.command import duration
-from spin.tools.plan.counts import count_adapters, count_images, count_prompts, count_rows, folder_not_read
+from spin.tools.plan.counts import count_adapters, count_images, count_prompts, count_rows, notes_on
 from spin.tools.plan.estimate import make_plan
 from spin.tools.plan.published import CONFIGS
 from tests.data.images import NUMBERED, write_numbered
@@ -137,9 +137,11 @@ def test_rows_are_images_as_often_as_their_folders_say(
     assert count_rows(numbered, 13) == sum(
         int(name.partition("_")[0]) * count for name, count in NUMBERED.items()
     )
-    assert folder_not_read(numbered) is not None
+    (said,) = notes_on(numbered, None)
+    assert "counted by the names of their files" in said
+    assert not notes_on(numbered, 13)
     run_data(numbered)
-    assert folder_not_read(numbered) is None, "the stage says how many are of use"
+    assert not notes_on(numbered, None), "the stage says how many are of use"
     repeats = pd.read_parquet("outputs/data/manifest.parquet").query("split == 'train'")["repeats"]
     assert count_rows(numbered, len(repeats)) == sum(repeats) > len(repeats)
     plain = params().model_copy(update={"data": data.model_copy(update={"repeats": False})})

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 from spin.errors import ParamsError
-from spin.params.buckets import LEAST_AREA_PERCENT
 from spin.params.schema import Params, load_params
 from spin.rewards.strangers import warn_of_embedded
 from spin.tools.plan.published import PEAK_FP32_TFLOPS, PEAK_TFLOPS
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
     from spin.tools.plan.estimate import Plan
 
 DEFAULT_GPU, ASSUMED_SHARE = "a100", 0.35
-BY_NAME = (
-    "Images are counted by the names of their files until the stage data has run, also those that it will drop: `spin init` "
-    "says how many."
-)
-BUCKETS = f"Every image counts as a square: the buckets' areas are {LEAST_AREA_PERCENT} to 100% of its."
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -80,7 +74,9 @@ def run_plan(options: argparse.Namespace) -> None:
         work = [{**asdict(item), "tflop": item.tflop} for item in plan.work]
         print(json.dumps({**asdict(plan), "work": work, "hours": hours, "rates": rates.told}, indent=2))
     else:
-        print(_text(plan, hours, rates, options, _notes(params, options)))
+        from spin.tools.plan.counts import notes_on
+
+        print(_text(plan, hours, rates, options, notes_on(params, options.images)))
 
 
 def _check_measure(options: argparse.Namespace) -> None:
@@ -186,16 +182,6 @@ def _plan(
         scorers=scoring_costs(params),
     )
     return make_plan(params, cost, counts), cost, counts.scorers
-
-
-def _notes(params: Params, options: argparse.Namespace) -> list[str]:
-    from spin.tools.plan.counts import folder_not_read
-
-    buckets = getattr(params.data, "aspect_buckets", None)
-    return [
-        *([BY_NAME] if options.images is None and folder_not_read(params) else []),
-        *([] if buckets is None else [BUCKETS]),
-    ]
 
 
 def _text(

@@ -9,6 +9,7 @@ from torch import nn
 from spin import paths
 from spin.errors import DataError, ModelError
 from spin.models.flops import T5_TOKENS
+from spin.params.buckets import LEAST_AREA_PERCENT
 from spin.params.schema import Params
 from spin.runtime.files import read_json, read_parquet
 from spin.runtime.tables import Table
@@ -102,6 +103,21 @@ def folder_not_read(params: Params) -> Path | None:
     if params.data.kind != "folder" or _card_of(params) or not Path(params.data.path).is_dir():
         return None
     return Path(params.data.path)
+
+
+def notes_on(params: Params, given: int | None) -> list[str]:
+    """What the reader of a plan must know of its images, `given` or counted: sentences."""
+    notes = []
+    if given is None and folder_not_read(params):
+        notes.append(
+            "Images are counted by the names of their files until the stage data has run, also those that it will drop: "
+            "`spin init` says how many."
+        )
+    if getattr(params.data, "aspect_buckets", None) is not None:
+        notes.append(
+            f"Every image counts as a square: the buckets' areas are {LEAST_AREA_PERCENT} to 100% of its."
+        )
+    return notes
 
 
 def count_rows(params: Params, images: int) -> int:
