@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from spin.errors import ModelError
 from spin.evaluation.champion import FEWEST, MOST_LOST, candidates, choose, choosing_set, misaligned
 from spin.evaluation.findings import champion_line, findings
 from spin.evaluation.tables import read_chosen, read_tables, write_tables
 from spin.evaluation.terminal import console_table
 from spin.params.schema import Params
-from spin.runtime.files import read_json
-from spin.stages.registry import describe_models
+from spin.runtime.files import read_json, write_json
+from spin.stages.registry import describe_models, registered_name
 from tests.evaluation.fake_scores import LEVEL, score_frame, write_scores
 from tests.evaluation.toy_params import params
 
@@ -209,3 +210,9 @@ def test_a_few_prompts_are_said_to_decide_nothing_on_page_and_console(tmp_path: 
     assert "8 prompts decide nothing" in text
     assert "*" not in text, "nothing is marked as the best"
     assert "**" not in (tmp_path / "tables/test/winrate_over_base.md").read_text().split("\n", 1)[1]
+
+
+def test_the_registered_model_is_named_after_a_base_that_reads(tmp_path: Path) -> None:
+    write_json(tmp_path / "outputs" / "checkpoints" / "base" / "model.json", [])
+    with pytest.raises(ModelError, match=r"base/model\.json must be what a stage wrote of a model"):
+        registered_name(params(), tmp_path)
